@@ -1,0 +1,50 @@
+# Two commands: `make demo` and `make test`.  Both set up .venv first; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.set-up
+
+# Without byte code every import of the stack takes two to three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+export WSIBENCH_REAL_DATA
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench lab clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(SETUP) ## make .venv with everything in it (needs the package index)
+
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsibench needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 demo")'
+	@echo "setting up $(VENV): half a minute when the packages are near, a few where they are not"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(SETUP) ## run the study `demo`: seven notebooks, figures, report, leaderboard
+	@$(BIN)/wsibench run demo
+
+test: $(SETUP) ## the fast tests, the notebooks among them
+	@$(BIN)/python -m pytest
+
+test-slow: $(SETUP) ## everything that takes minutes: other seeds, full-size models, browser
+	@$(BIN)/python -m pytest -m 'slow or browser'
+
+lint: $(SETUP) ## ruff, the order of the rooms, stripped notebooks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/nbstripout --verify --extra-keys 'metadata.papermill metadata.language_info.version' notebooks/*.ipynb
+
+bench: $(SETUP) ## print measured ratios, one script after another
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lab: $(SETUP) ## open the notebooks in JupyterLab
+	@cd notebooks && ../$(BIN)/jupyter lab
+
+clean: ## remove .venv and everything generated in data/ and figures/
+	git clean -fdXq -- data figures
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,112 @@
+"""The ``wsibench`` command."""
+
+import argparse
+import os
+import sys
+
+from wsibench.errors import WsibenchError
+from wsibench.run import STAGES, leaderboard_text, run, say_line, status
+from wsibench.study import Study, studies
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    asked = _parser().parse_args(arguments)
+    try:
+        return asked.do(asked)
+    except WsibenchError as error:
+        print(f"wsibench: {error.what}", file=sys.stderr)
+        if error.remedy:
+            print(f"          {error.remedy}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("wsibench: interrupted; what was finished is kept, run the same command to go on.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("wsibench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="run a study's notebooks, those that are due")
+    command.add_argument("study", help=f"a folder of data/ with a study.yaml: {', '.join(studies())}")
+    names = ", ".join(stage.name for stage in STAGES)
+    command.add_argument("--from", dest="first", default="", metavar="STAGE", help=f"begin with: {names}")
+    command.add_argument("--to", dest="last", default="~", metavar="STAGE", help="end with")
+    command.add_argument("--force", action="store_true", help="execute notebooks even when nothing is due")
+    command.add_argument("--workers", type=int, help="processes for per-slide work (default: one a core)")
+    command.set_defaults(do=_run)
+
+    command = commands.add_parser("status", help="say stage by stage what is done and what is due")
+    command.add_argument("study")
+    command.set_defaults(do=_status)
+
+    command = commands.add_parser("figures", help="draw a study's figures and report again")
+    command.add_argument("study")
+    command.set_defaults(do=_figures)
+
+    command = commands.add_parser("encoders", help="list the encoders, their licences and their exposure to TCGA")
+    command.set_defaults(do=_encoders)
+
+    command = commands.add_parser("doctor", help="say what this machine has and what a study lacks")
+    command.add_argument("study", nargs="?")
+    command.set_defaults(do=_doctor)
+    return parser
+
+
+def _run(asked: argparse.Namespace) -> int:
+    for name in (asked.first, asked.last):
+        if name not in ("", "~") and not any(stage.name.startswith(name) for stage in STAGES):
+            raise WsibenchError(
+                f"There is no stage {name!r}.", f"Stages: {', '.join(stage.name for stage in STAGES)}; `03` will do."
+            )
+    if asked.workers:
+        os.environ["WSIBENCH_WORKERS"] = str(asked.workers)  # the notebooks' kernels inherit it
+    study = Study.load(asked.study)
+    run(study, first=asked.first, last=asked.last, force=asked.force, say=say_line)
+    _summary(study)
+    return 0
+
+
+def _summary(study: Study) -> None:
+    from wsibench.artefacts import read_failures
+
+    failures = read_failures(study.failures_csv)
+    if failures:
+        print(f"\n{len(failures)} slides failed ({study.failures_csv}):")
+        for row in failures:
+            print(f"  {row.slide_id}, {row.stage}: {row.error} {row.remedy}")
+    if study.leaderboard_csv.exists():
+        print(f"\n{leaderboard_text(study)}")
+    if (study.figures / "index.html").exists():
+        print(f"\nfigures  {study.figures}\nreport   {study.figures / 'index.html'}")
+
+
+def _status(asked: argparse.Namespace) -> int:
+    study = Study.load(asked.study)
+    print(f"{study.title} (study {study.name}, key {study.key})")
+    for stage in STAGES:
+        print(status(study, stage))
+    return 0
+
+
+def _figures(asked: argparse.Namespace) -> int:
+    study = Study.load(asked.study)
+    run(study, first="07", force=True, say=say_line)
+    _summary(study)
+    return 0
+
+
+def _encoders(asked: argparse.Namespace) -> int:
+    from wsibench.encoders import encoders_table
+
+    print(encoders_table())
+    return 0
+
+
+def _doctor(asked: argparse.Namespace) -> int:
+    from wsibench.doctor import check
+
+    lines = check(Study.load(asked.study) if asked.study else None)
+    print("\n".join(str(line) for line in lines))
+    return 0 if all(line.good for line in lines) else 1
