@@ -33,9 +33,7 @@ def check(study: Study | None = None) -> list[Finding]:
         _openslide(),
         _torch(),
         _disk(),
-        Finding(
-            True, "workers", f"{os.environ.get('WSIBENCH_WORKERS') or os.cpu_count()} processes for per-slide work"
-        ),
+        Finding(True, "workers", f"{n_workers()} processes for per-slide work"),
         Finding(True, "real files", os.environ.get("WSIBENCH_REAL_DATA") or "WSIBENCH_REAL_DATA is not set"),
     ]
     if study is not None:
