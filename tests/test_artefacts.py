@@ -61,9 +61,14 @@ def test_every_way_of_not_being_done_has_its_word(tmp_path):
 
 def test_error_while_writing_keeps_the_old_file_and_leaves_no_litter(tmp_path):
     artefact = made(tmp_path / "a.csv")
-    with pytest.raises(RuntimeError), writing(Artefact(artefact.path, "new")) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fails_midway() -> None:
+        with writing(Artefact(artefact.path, "new")) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails_midway()
     assert artefact.path.read_text() == "content"
     assert artefact.due() is None
     assert len(list(tmp_path.iterdir())) == 2

@@ -208,6 +208,12 @@ def read_failures(path: Path) -> list[Failure]:
     return [Failure(**row) for row in frame.to_dict("records")]
 
 
+def failures_table(path: Path) -> pd.DataFrame:
+    """``failures.csv`` as people read it: without the keys."""
+    rows = [asdict(row) for row in read_failures(path)]
+    return pd.DataFrame(rows, columns=["slide_id", "stage", "error", "remedy"])
+
+
 def record_failures(path: Path, stage: str, failures: Iterable[Failure]) -> None:
     """Replace the rows of one stage in ``failures.csv``, leaving those of other stages."""
     rows = [row for row in read_failures(path) if row.stage != stage]

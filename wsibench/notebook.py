@@ -17,6 +17,9 @@ from wsibench.study import Study
 PAPERMILL_CELL = "# Parameters"
 """First line of the cell that papermill injects; our own parameters cells begin with ``# parameters``."""
 
+SCREEN_DPI = 120
+"""Figures are sized for print; on a page they are shown a little larger, at twice this resolution."""
+
 
 def begin(study: str | Study) -> Study:
     """Open the study a notebook was asked for, and say which it is.
@@ -50,26 +53,19 @@ def require(room: ModuleType, study: Study) -> None:
         _pass_over_cells()
 
 
-def show(figure: Any, *, width_px: int | None = None) -> None:
-    """Show a matplotlib figure with its alternative text, which plain inline output would lose.
+def show(figure: Any) -> None:
+    """Show a figure with its alternative text, which plain inline output would lose.
 
     Parameters
     ----------
     figure
-        A figure made by `wsibench.figures`; its alternative text is read from it.
-    width_px
-        Width on the page; the figure's own at 110 dpi unless given.
+        A matplotlib figure made by `wsibench.figures`, which carries its text as ``figure.alt``.
     """
-    from matplotlib import pyplot
-
-    from wsibench.figures import alt_text
-
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=220, bbox_inches="tight")
-    pyplot.close(figure)
+    figure.savefig(buffer, format="png", dpi=2 * SCREEN_DPI)
     image = base64.b64encode(buffer.getvalue()).decode()
-    width_px = width_px or round(figure.get_figwidth() * 110)
-    alt = html.escape(alt_text(figure), quote=True)
+    width_px = round(figure.get_figwidth() * SCREEN_DPI)
+    alt = html.escape(figure.alt, quote=True)
     page = f'<figure><img alt="{alt}" width="{width_px}" src="data:image/png;base64,{image}"></figure>'
     display(HTML(page))
 
