@@ -166,6 +166,7 @@ def test_tile_slides_end_to_end(study):
     assert table.index.tolist() == ["A"]
     assert table.loc["A", ["n_tissue_tiles", "n_tiles"]].tolist() == [64, 20]
     assert table.loc["A", ["slide_mpp", "width_um", "height_um"]].tolist() == [0.5, 800, 800]
+    assert tiling.tiled_slides(made) == ["A"]
     tiles = tiling.read_tiles(made, "A")
     assert tiles.dtypes.astype(str).to_dict() == {
         "x": "int64", "y": "int64", "row": "int64", "col": "int64", "tissue": "float32",

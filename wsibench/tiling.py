@@ -107,6 +107,11 @@ def _summary(task: _Task) -> list[Any]:
     return [task.slide_id, attrs["slide_mpp"], *side_um, *known, file.metadata.num_rows]
 
 
+def tiled_slides(study: Study) -> list[str]:
+    """Ids of the slides whose tiles are at hand and current, in the order of the cohort."""
+    return [task.slide_id for task in _tasks(study) if task.artefact.due() is None]
+
+
 def read_tiles(study: Study, slide_id: str) -> pd.DataFrame:
     """The tiles of one slide.
 
