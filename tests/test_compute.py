@@ -58,7 +58,7 @@ def test_batch_progress_is_lines_with_the_time_left(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4, "0:04 min"), (130, "2:10 min"), (7300, "2 h 01 min")])
-def test_clock(seconds, text):
-    from wsibench.compute import _clock
+def testclock(seconds, text):
+    from wsibench.compute import clock
 
-    assert _clock(seconds) == text
+    assert clock(seconds) == text

@@ -137,22 +137,42 @@ def writing(artefact: Artefact, **facts: Any) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        sha256, size = file_sha256(temporary), temporary.stat().st_size
+        sha256 = file_sha256(temporary)
         meta_path(path).unlink(missing_ok=True)
         temporary.replace(path)
-        meta = {
-            "key": artefact.key,
-            "size": size,
-            "sha256": sha256,
-            "mtime_ns": path.stat().st_mtime_ns,
-            "seconds": round(time.time() - started, 3),
-            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "facts": facts,
-            "versions": _versions(),
-        }
-        write_text(meta_path(path), json.dumps(meta, indent=1, default=str) + "\n")
+        sign(artefact, sha256, time.time() - started, facts)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sign(artefact: Artefact, sha256: str, seconds: float, facts: dict[str, Any]) -> None:
+    """Write the sidecar of a file that lies under its real name: from now on it counts as made.
+
+    `writing` does this itself; a download, which lives longer than one process, does it at its end.
+
+    Parameters
+    ----------
+    artefact
+        The file and the key it was made under.
+    sha256
+        Of its bytes.
+    seconds
+        How long making it took.
+    facts
+        Whatever else the sidecar should say.
+    """
+    stat = artefact.path.stat()
+    meta = {
+        "key": artefact.key,
+        "size": stat.st_size,
+        "sha256": sha256,
+        "mtime_ns": stat.st_mtime_ns,
+        "seconds": round(seconds, 3),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "facts": facts,
+        "versions": _versions(),
+    }
+    write_text(meta_path(artefact.path), json.dumps(meta, indent=1, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -43,10 +43,11 @@ def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
         if now - shown >= LINE_EVERY_S or (done == total and now - started >= 1):
             shown = now
             left = (now - started) / done * (total - done)
-            print(f"{label}: {done}/{total}, {_clock(left)} left", file=sys.stdout, flush=True)
+            print(f"{label}: {done}/{total}, {clock(left)} left", file=sys.stdout, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration for reading: ``3:07 min`` or ``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d} min"
 
