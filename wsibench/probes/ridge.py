@@ -1,0 +1,106 @@
+"""Ridge regression on a patient's mean feature, with a penalty of its own for each gene.
+
+himalaya's `KernelRidgeCV` solves the same problem, and the tests hold this room to its results.  It
+takes one kernel for all inner folds, though, so that features would be standardised with the inner
+validation patients among them, and it refits every gene at every penalty in use.  Here each inner
+fold has its own standardised kernel, and only what is needed for a prediction is computed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from scipy.linalg import eigh
+
+from wsibench.probes.base import Patients, Scaler, inner_folds
+
+ALPHAS = np.logspace(-1, 4, 11)
+"""Penalties on offer, in units of the mean diagonal of the kernel (1 for standardised features)."""
+BATCH = 1 << 26
+"""Most float32 values of inner predictions held at once (256 MB)."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Kernel ridge with a linear kernel; α per gene by squared error over grouped inner folds."""
+
+    name: str = "ridge"
+    needs: Literal["mean"] = "mean"
+    inner: int = 5
+    columnwise: ClassVar[bool] = True
+
+    def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> "FittedRidge":
+        """Fit; `seed` is not used, since nothing here is random."""
+        x = patients.mean
+        targets = Scaler.fit(y)
+        z = targets.transform(y)
+        error = np.zeros((len(ALPHAS), z.shape[1]))
+        for train, held in inner_folds(patients.groups, self.inner):
+            paths = Kernel.fit(x[train]).paths(x[held])
+            offset = z[train].mean(axis=0)
+            for columns in _column_batches(z.shape[1], len(ALPHAS) * len(held)):
+                predicted = paths @ (z[train, columns] - offset[columns])
+                missed = predicted.reshape(len(ALPHAS), len(held), -1) - (z[held, columns] - offset[columns])
+                error[:, columns] += np.einsum("avg,avg->ag", missed, missed)
+        return FittedRidge(Kernel.fit(x), targets, z, error.argmin(axis=0))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The eigendecomposition of the linear kernel of standardised training features."""
+
+    scaler: Scaler
+    x: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def fit(cls, x: np.ndarray) -> "Kernel":
+        scaler = Scaler.fit(x)
+        x = scaler.transform(x)
+        values, vectors = eigh((x @ x.T / x.shape[1]).astype(np.float64), driver="evd")
+        return cls(scaler, x, np.maximum(values, 0), vectors)
+
+    def rotated(self, x: np.ndarray) -> np.ndarray:
+        """The kernel between new and training patients in the basis of the eigenvectors, (new, n)."""
+        return (self.scaler.transform(x) @ self.x.T / self.x.shape[1]) @ self.vectors
+
+    def paths(self, x: np.ndarray) -> np.ndarray:
+        """What turns centred training targets into predictions, a matrix a penalty, stacked: (penalties · new, n)."""
+        rotated = self.rotated(x)
+        return np.concatenate([(rotated / (self.values + a)) @ self.vectors.T for a in ALPHAS]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FittedRidge:
+    """Ridge after its training patients; predictions are made from the dual."""
+
+    kernel: Kernel
+    targets: Scaler
+    z: np.ndarray
+    """Standardised training targets, float32 (n, genes)."""
+    best: np.ndarray
+    """Position in `ALPHAS` of each gene's penalty, (genes,)."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """How many genes took each penalty."""
+        counts = np.bincount(self.best, minlength=len(ALPHAS))
+        return {"alpha": {f"{a:.3g}": int(c) for a, c in zip(ALPHAS, counts, strict=True) if c}}
+
+    def predict(self, patients: Patients) -> np.ndarray:
+        """Predicted expression, float32 (n, genes)."""
+        rotated = self.kernel.rotated(patients.mean)
+        predicted = np.zeros((len(patients), self.z.shape[1]), np.float32)
+        for position in np.unique(self.best):
+            path = (rotated / (self.kernel.values + ALPHAS[position])) @ self.kernel.vectors.T
+            genes = self.best == position
+            predicted[:, genes] = path.astype(np.float32) @ self.z[:, genes]
+        return self.targets.invert(predicted)
+
+
+def _column_batches(n_columns: int, values_a_column: int) -> Iterator[slice]:
+    step = max(1, BATCH // values_a_column)
+    for start in range(0, n_columns, step):
+        yield slice(start, min(start + step, n_columns))
