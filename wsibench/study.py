@@ -190,24 +190,32 @@ class Study(Section):
         own = [cohort.slides, cohort.patients, cohort.expression] if isinstance(cohort, LocalCohort) else []
         return [text for text in own if text] + [t.table for t in self.features.values()] + list(self.weights.values())
 
-    def resolve(self, text: str) -> Path:
+    def resolve(self, text: str, *, table: Path | None = None) -> Path:
         """A path of study.yaml: ``${VAR}`` from the environment, relative to study.yaml's folder.
+
+        Parameters
+        ----------
+        text
+            The path as it is written.
+        table
+            The table that it is written in, when that is not study.yaml.
 
         Raises
         ------
         StudyError
             When a variable is not set; names it.
         """
+        file = table or self._yaml
 
         def value(match: re.Match) -> str:
             found = os.environ.get(match[1])
             if not found:
                 raise StudyError(
-                    f"{self._yaml} uses ${{{match[1]}}}, which is not set.", f"Set it: export {match[1]}=/path/to/…"
+                    f"{file} uses ${{{match[1]}}}, which is not set.", f"Set it: export {match[1]}=/path/to/…"
                 )
             return found
 
-        return (self._yaml.parent / Path(re.sub(r"\$\{(\w+)\}", value, text)).expanduser()).resolve()
+        return (file.parent / Path(re.sub(r"\$\{(\w+)\}", value, text)).expanduser()).resolve()
 
     # What the study is called and hashed to
 
@@ -259,6 +267,11 @@ class Study(Section):
         return self.root / "expression.h5ad"
 
     @property
+    def exclusions_csv(self) -> Path:
+        """Slides, patients and genes that the cohort's tables name and the study leaves out."""
+        return self.root / "exclusions.csv"
+
+    @property
     def failures_csv(self) -> Path:
         """Slides that a stage could not process."""
         return self.root / "failures.csv"
@@ -267,6 +280,11 @@ class Study(Section):
     def benchmark_h5ad(self) -> Path:
         """Patients × genes, with a mean feature an encoder in obsm."""
         return self.root / "benchmark.h5ad"
+
+    @property
+    def benchmark_exclusions_csv(self) -> Path:
+        """Patients and feature columns of the cohort that the benchmark leaves out."""
+        return self.root / "benchmark.exclusions.csv"
 
     @property
     def scores_parquet(self) -> Path:
