@@ -1,0 +1,134 @@
+"""One pass: the right tiles, for every encoder, made once, whatever fails on the way."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+import yaml
+
+from wsibench import cohort, embedding, models, tiling
+from wsibench.encoders import encoder
+from wsibench.errors import TooManyFailures
+from wsibench.features import read_features
+from wsibench.slides import open_slide
+from wsibench.study import Study
+
+MPP = 0.5
+
+
+def write_slide(path, seed):
+    """A small Aperio-style slide: pink and purple tissue to its edges."""
+    rng = np.random.default_rng(seed)
+    pixels = np.repeat(np.repeat(rng.integers(0, 60, (64, 64, 3)), 16, 0), 16, 1) + np.array([190, 90, 150])
+    tifffile.imwrite(
+        path,
+        pixels.astype(np.uint8),
+        tile=(256, 256),
+        compression="jpeg",
+        photometric="rgb",
+        description=f"Aperio Image Library v11\n1024x1024 |AppMag = 20|MPP = {MPP}",
+        metadata=None,
+    )
+
+
+@pytest.fixture
+def study(data_root, monkeypatch):
+    """Two tiled slides and a broken one."""
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    folder = data_root / "tiny"
+    folder.mkdir()
+    for seed, name in enumerate("ab"):
+        write_slide(folder / f"{name}.svs", seed)
+    (folder / "broken.svs").write_bytes(b"no slide")
+    rows = [(name, name.upper(), f"{name}.svs") for name in ("a", "b", "broken")]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(folder / "slides.csv", index=False)
+    return reload(folder, encoders=["colour", "texture"])
+
+
+def reload(folder, **sections):
+    content = {
+        "title": "tiny",
+        "cohort": {"source": "local", "slides": "slides.csv"},
+        "limits": {"failed_slides": 1.0},
+        "tiles": {"max_tiles": 5},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
+    study = Study.load(folder.name)
+    cohort.build(study)
+    tiling.tile_slides(study)
+    return study
+
+
+def test_every_encoder_gets_every_tile_of_every_tiled_slide(study):
+    made = embedding.embed_slides(study)
+    assert made[["slide_id", "encoder", "n_tiles"]].to_numpy().tolist() == [
+        ["a", "colour", 5], ["a", "texture", 5], ["b", "colour", 5], ["b", "texture", 5],
+    ]  # fmt: skip
+    for slide_id in "ab":
+        tiles = tiling.read_tiles(study, slide_id)
+        xy = tiles[["x", "y"]].to_numpy()
+        with open_slide(study.root / f"{slide_id}.svs") as slide:
+            [(_, pixels)] = slide.read_tiles(xy, tile_um=112, wanted_mpp=0.5)
+        for name in ("colour", "texture"):
+            features, coords = read_features(study.features_h5(name, slide_id))
+            np.testing.assert_array_equal(coords, xy)
+            direct = models.load(encoder(name))(torch.from_numpy(pixels)).numpy()
+            np.testing.assert_array_equal(features, direct.astype(np.float16))
+
+
+def test_attributes_say_what_the_features_are(study):
+    embedding.embed_slides(study)
+    with h5py.File(study.features_h5("colour", "a")) as file:
+        attrs = dict(file["features"].attrs)
+    known = {artefact.path: artefact.key for artefact in embedding.expected(study)}
+    assert attrs.pop("key") == known[study.features_h5("colour", "a")]
+    assert len(attrs.pop("weights")) == 64
+    assert attrs == {"slide_mpp": MPP, "tile_um": 112.0, "decoded_px": 224, "encoder": "colour"}
+
+
+def test_what_is_current_is_not_made_again_and_a_new_encoder_touches_no_other(study):
+    embedding.embed_slides(study)
+    assert {artefact.due() for artefact in embedding.expected(study)} == {None}
+    assert embedding.embed_slides(study).empty
+    before = study.features_h5("colour", "a").stat().st_mtime_ns
+    more = reload(study.root, encoders=["colour", "texture", "random-vit"])
+    assert set(embedding.embed_slides(more).encoder) == {"random-vit"}
+    assert study.features_h5("colour", "a").stat().st_mtime_ns == before
+
+
+def test_a_changed_file_is_made_again(study):
+    embedding.embed_slides(study)
+    study.features_h5("texture", "b").write_bytes(b"cut")
+    assert embedding.embed_slides(study)[["slide_id", "encoder"]].to_numpy().tolist() == [["b", "texture"]]
+
+
+def test_a_slide_that_cannot_be_read_is_a_row_and_the_others_are_made(study):
+    (study.root / "b.svs").write_bytes(b"lost since it was tiled")
+    made = embedding.embed_slides(study)
+    assert set(made.slide_id) == {"a"}
+    failures = pd.read_csv(study.failures_csv)
+    assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b", "b"]
+    assert failures[failures.stage == "tiling"].slide_id.tolist() == ["broken"]
+    due = {artefact.key for artefact in embedding.expected(study) if artefact.due()}
+    assert due == set(failures[failures.stage == "embedding"].key)
+    assert not list(study.root.glob("features/**/.*part*"))
+
+
+def test_too_many_failures_stop_the_stage(study):
+    strict = reload(study.root, encoders=["colour"], limits={"failed_slides": 0.4})
+    (study.root / "b.svs").write_bytes(b"lost since it was tiled")
+    with pytest.raises(TooManyFailures, match="1 of 2 slides"):
+        embedding.embed_slides(strict)
+
+
+def test_the_finest_encoder_decides_what_is_decoded(study):
+    assert embedding.wanted_mpp(study) == 0.5
+    finer = study.model_copy(update={"encoders": ["colour", "medsiglip"]})
+    assert embedding.wanted_mpp(finer) == 0.25
+
+
+def test_a_study_without_slides_or_encoders_says_why_not(study):
+    assert embedding.not_applicable(study) is None
+    assert "no encoder" in embedding.not_applicable(study.model_copy(update={"encoders": [], "controls": ["site"]}))
