@@ -44,3 +44,7 @@ class NotReady(WsibenchError):
 
 class TooManyFailures(WsibenchError):
     """More slides failed than the study's ``limits.failed_slides`` allows."""
+
+
+class GdcError(WsibenchError):
+    """The Genomic Data Commons did not give what was asked of it."""
