@@ -1,0 +1,94 @@
+"""Each plate from what the stages left: read it, then draw it."""
+
+import anndata
+import pandas as pd
+from matplotlib.figure import Figure
+
+from wsibench import assembly, cohort, figures, ranking
+from wsibench.figures.comparison import in_order
+from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, slides_to_show
+from wsibench.figures.style import primary_scheme, probe_name, scheme_name
+from wsibench.study import Study
+
+MOST_GENES = 8
+UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "as_is": "unit of the table"}
+
+
+def leaderboard(study: Study) -> pd.DataFrame:
+    """leaderboard.csv, with NaN ranks for controls."""
+    # Twelve hex digits may look like a number.
+    return pd.read_csv(study.leaderboard_csv, dtype={"study_key": str})
+
+
+def forest(study: Study) -> Figure:
+    null = ranking.read(study, "null")
+    return figures.forest(leaderboard(study), null if len(null) else None)
+
+
+def violins(study: Study) -> Figure:
+    return figures.violins(pd.read_parquet(study.scores_parquet), leaderboard(study))
+
+
+def rank_frequencies(study: Study) -> Figure:
+    return figures.rank_frequencies(ranking.read(study, "rank_frequencies"))
+
+
+def site_gap(study: Study) -> Figure:
+    return figures.site_gap(leaderboard(study))
+
+
+def truth_against_reached(study: Study) -> Figure:
+    return figures.truth_against_reached(ranking.read(study, "groups"), leaderboard(study))
+
+
+def predicted_measured(study: Study) -> Figure:
+    """The best genes of the first of the leaderboard."""
+    scheme = primary_scheme(study.folds.schemes)
+    encoder, probe, _ = in_order(leaderboard(study))[0]
+    scores = pd.read_parquet(study.scores_parquet)
+    own = scores[(scores["scheme"] == scheme) & (scores["encoder"] == encoder) & (scores["probe"] == probe)]
+    rho = own.dropna(subset="rho").set_index("gene")["rho"].sort_values(ascending=False, kind="stable")
+    genes = list(rho.index[:MOST_GENES])
+    predicted = anndata.read_h5ad(study.predictions_h5ad(scheme, encoder, probe))[:, genes].to_df()
+    measured = assembly.read_benchmark(study)[predicted.index, genes].to_df()
+    return figures.predicted_measured(
+        predicted,
+        measured,
+        rho,
+        unit=UNITS[study.expression.unit],
+        label=f"{encoder}, {probe_name(probe)}, {scheme_name(scheme)}",
+        colour=figures.palette([encoder])[encoder],
+    )
+
+
+def training_curves(study: Study) -> Figure:
+    return figures.training_curves(study)
+
+
+def feature_map(study: Study) -> Figure:
+    return figures.feature_map(assembly.read_benchmark(study), [*study.encoders, *study.features])
+
+
+def cohort_overview(study: Study) -> Figure:
+    return figures.cohort_overview(cohort.read_cohort(study))
+
+
+def slide_thumbnails(study: Study) -> Figure:
+    return figures.slide_thumbnails(study, slides_to_show(study, MOST_SLIDES), tissue=True)
+
+
+def tissue_and_tiles(study: Study) -> Figure:
+    return figures.tissue_and_tiles(study, slides_to_show(study, 1)[0])
+
+
+def tile_gallery(study: Study) -> Figure:
+    return figures.tile_gallery(study, slides_to_show(study, MOST_GALLERY), n=10 * MOST_GALLERY)
+
+
+def slide_attention(study: Study) -> Figure:
+    """The best encoder's attention on the first slide that can be shown."""
+    scheme = primary_scheme(study.folds.schemes)
+    encoder = next(encoder for encoder, probe, _ in in_order(leaderboard(study)) if probe == "abmil")
+    attention = pd.read_parquet(study.attention_parquet(scheme, encoder, "abmil"))
+    label = f"{encoder}, {probe_name('abmil')}, {scheme_name(scheme)}"
+    return figures.slide_attention(study, attention, slides_to_show(study, 1)[0], label=label)

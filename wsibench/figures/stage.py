@@ -1,0 +1,84 @@
+"""The stage: draw the plates that apply to a study and are due."""
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsibench.artefacts import Artefact, meta_path, read_meta, writing
+from wsibench.figures.plates import PLATES, applying, leaderboard_copy
+from wsibench.study import Study
+
+
+def not_applicable(study: Study) -> str | None:
+    """Why the study has nothing to draw, or None."""
+    return None
+
+
+def expected(study: Study) -> list[Artefact]:
+    """Three files a figure, and the copy of the leaderboard.
+
+    Raises
+    ------
+    NotReady
+        When an earlier stage that applies to the study has not been done.
+    """
+    artefacts = [artefact for plate in PLATES for artefact in plate.artefacts(study)]
+    return [*artefacts, *leaderboard_copy(study)]
+
+
+def draw(study: Study) -> pd.DataFrame:
+    """Draw the figures of the study that are due, and take away those that no longer apply.
+
+    Returns
+    -------
+    DataFrame
+        One row a figure: figure, what it shows, files.
+    """
+    for plate in PLATES:
+        artefacts = plate.artefacts(study)
+        if not artefacts:
+            _take_away(plate.files(study))
+        elif any(artefact.due() for artefact in artefacts):
+            from wsibench.figures import making, style
+
+            fig = getattr(making, plate.name)(study)
+            facts = {"title": plate.title, "caption": plate.caption}
+            style.save(fig, study.figures / plate.name, study_key=study.key, key=artefacts[0].key, **facts)
+    for artefact in leaderboard_copy(study):
+        if artefact.due():
+            with writing(artefact) as temporary:
+                temporary.write_bytes(study.leaderboard_csv.read_bytes())
+    rows = [
+        {"figure": plate.name, "what it shows": plate.title, "files": f"{study.figures / plate.name}.{{pdf,png,csv}}"}
+        for plate in applying(study)
+    ]
+    return pd.DataFrame(rows, columns=["figure", "what it shows", "files"])
+
+
+def saved(study: Study) -> list[Any]:
+    """The drawn figures with their alternative texts, for a notebook to display."""
+    from IPython.display import HTML
+    from PIL import Image
+
+    pages = []
+    for plate in applying(study):
+        png = study.figures / f"{plate.name}.png"
+        alt = html.escape(read_meta(png)["facts"]["alt"], quote=True)
+        image = base64.b64encode(png.read_bytes()).decode()
+        caption = f"<b>{html.escape(plate.title)}.</b> {html.escape(plate.caption)}"
+        with Image.open(png) as picture:
+            width_px = round(picture.width * 110 / 300)  # as wide as figures shown elsewhere in the notebooks
+        source = f'<img alt="{alt}" width="{width_px}" src="data:image/png;base64,{image}">'
+        pages.append(HTML(f"<figure>{source}<figcaption>{caption}</figcaption></figure>"))
+    return pages
+
+
+def _take_away(files: list[Path]) -> None:
+    # A figure of an earlier study.yaml, left beside the present ones, would be taken for one of them.
+    for path in files:
+        if meta_path(path).exists():
+            path.unlink(missing_ok=True)
+            meta_path(path).unlink()
