@@ -72,7 +72,10 @@ def test_levels_know_their_true_downsample(write_svs):
     with open_slide(path) as slide:
         assert slide.level_downsample == (1, 4)
         assert slide.level_mpp == pytest.approx((0.25, 1.0))
-        assert [slide.level_for(mpp) for mpp in (0.1, 0.25, 0.5, 0.98, 0.985, 8)] == [0, 0, 0, 0, 1, 1]
+        wanted = (0.1, 0.25, 0.5, 0.98, 0.985, 2.0, 8.1)
+        found = [slide.resolution_for(mpp) for mpp in wanted]
+    assert [(at.level, at.scale) for at in found] == [(0, 1), (0, 1), (0, 2), (0, 2), (1, 1), (1, 2), (1, 8)]
+    assert [at.mpp for at in found] == pytest.approx([0.25, 0.25, 0.5, 0.5, 1, 2, 8])
 
 
 def test_thumbnail_averages_and_tells_its_resolution(write_svs):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsibench import artefacts, tiling
+from wsibench import artefacts, cohort, tiling
 from wsibench.errors import NotReady, SlideError, TooManyFailures
 from wsibench.slides import open_slide
 from wsibench.study import Study, Tiles
@@ -129,12 +129,12 @@ def test_sampling_is_deterministic_ordered_and_even():
 
 
 @pytest.fixture
-def study(data_root, write_svs):
+def study(data_root, write_svs, monkeypatch):
     """Make a study of the given images: ``study({slide_id: (image, mpp)}, **sections)``."""
 
-    def make(slides, mpp_column=None, **sections):
-        from wsibench import cohort
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
 
+    def make(slides, mpp_column=None, **sections):
         folder = data_root / "own"
         folder.mkdir(exist_ok=True)
         rows = []
