@@ -1,0 +1,428 @@
+"""A cohort's tables: what is taken, what is left out and said, what is refused."""
+
+import gzip
+import io
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsibench import cohort
+from wsibench.artefacts import read_failures
+from wsibench.errors import CohortError, NotReady, StudyError, TooManyFailures
+from wsibench.roster import SAFE_ID, TCGA_BARCODE
+from wsibench.study import Study
+
+SLIDES = """slide_id,patient_id,path,site,subtype,mpp
+S1,007,s1.svs,A,LumA,
+S2,007,s2.svs,A,,0.5
+S3,008,s3.svs,B,Basal,
+S4,009,s4.svs,C,LumA,
+"""
+EXPRESSION = """patient_id,ESR1,FOXM1,CD38
+007,1.5,2,0.25
+008,2.5,1,0.5
+009,0.5,7,0.75
+"""
+
+
+@pytest.fixture
+def make(data_root):
+    """Write a study with tables of its own, and slide files s1.svs … s9.svs."""
+
+    def write(slides=SLIDES, expression=EXPRESSION, *, table="slides", name="expression.csv", columns=None, **sections):
+        folder = data_root / "own"
+        folder.mkdir(exist_ok=True)
+        for i in range(1, 10):
+            (folder / f"s{i}.svs").write_bytes(f"slide {i}".encode())
+        (folder / f"{table}.csv").write_text(slides)
+        source = {"source": "local", table: f"{table}.csv", "columns": columns or {}}
+        if isinstance(expression, str):
+            (folder / name).write_text(expression)
+        if expression is not None:
+            source["expression"] = name
+        sections = {name.removesuffix("_section"): section for name, section in sections.items()}
+        (folder / "study.yaml").write_text(yaml.safe_dump({"title": "T", "cohort": source, **sections}))
+        return Study.load("own")
+
+    return write
+
+
+def refused(study, *words):
+    """The error of building the cohort says all these words; nothing was written."""
+    with pytest.raises(CohortError) as info:
+        cohort.build(study)
+    for word in words:
+        assert word in str(info.value)
+    assert not study.cohort_csv.exists()
+    assert not study.expression_h5ad.exists()
+
+
+# What is taken
+
+
+def test_ids_stay_text_and_every_slide_keeps_its_patient(make):
+    study = make()
+    report = cohort.build(study)
+    rows = cohort.read_cohort(study)
+    assert list(rows.columns) == list(cohort.COLUMNS)
+    assert rows["patient_id"].tolist() == ["007", "007", "008", "009"]
+    assert rows["mpp"].tolist() == ["", "0.5", "", ""]
+    assert rows["subtype"].tolist() == ["LumA", "LumA", "Basal", "LumA"]
+    assert all(Path(path).is_absolute() and Path(path).exists() for path in rows["path"])
+    assert rows["identity"].nunique() == 4
+    adata = cohort.read_expression(study)
+    assert adata.obs_names.tolist() == ["007", "008", "009"]
+    assert adata.var_names.tolist() == ["ESR1", "FOXM1", "CD38"]
+    assert adata.X.dtype == np.float32
+    assert adata["007", "FOXM1"].X.item() == 2
+    assert report.counts["patients"] == 3
+    assert report.counts["patients with several slides"] == 1
+    assert report.exclusions.empty
+    assert "Nothing was left out" in report._repr_html_()
+
+
+def test_nothing_is_written_twice_until_something_changes(make):
+    study = make()
+    cohort.build(study)
+    stamp = study.cohort_csv.stat().st_mtime_ns
+    cohort.build(study)
+    assert study.cohort_csv.stat().st_mtime_ns == stamp
+    assert all(artefact.due() is None for artefact in cohort.expected(study))
+    (study.root / "s3.svs").write_bytes(b"another scan")
+    assert {a.path.name for a in cohort.expected(study) if a.due()} == {"cohort.csv", "exclusions.csv"}
+    cohort.build(study)
+    assert all(artefact.due() is None for artefact in cohort.expected(study))
+
+
+def test_expression_keeps_its_key_when_only_slides_move(make):
+    study = make()
+    before = {a.path.name: a.key for a in cohort.expected(study)}
+    (study.root / "elsewhere").mkdir()
+    (study.root / "s1.svs").rename(study.root / "elsewhere" / "s1.svs")
+    after = {a.path.name: a.key for a in cohort.expected(make(SLIDES.replace("s1.svs", "elsewhere/s1.svs")))}
+    assert before["expression.h5ad"] == after["expression.h5ad"]
+    assert before["cohort.csv"] != after["cohort.csv"]
+
+
+def test_status_reads_no_slide_that_has_not_changed(make, monkeypatch):
+    study = make()
+    cohort.build(study)
+    monkeypatch.setattr(cohort, "slide_identity", lambda path: pytest.fail(f"{path} was read"))
+    assert all(artefact.due() is None for artefact in cohort.expected(study))
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "parquet", "h5ad"])
+def test_expression_may_come_in_any_kind_of_table(make, kind):
+    study = make(expression=True, name=f"expression.{kind}")
+    path = study.root / f"expression.{kind}"
+    table = pd.read_csv(io.StringIO(EXPRESSION), dtype={"patient_id": str})
+    if kind == "csv.gz":
+        path.write_bytes(gzip.compress(EXPRESSION.encode()))
+    elif kind == "parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table = table.set_index("patient_id")
+        var = pd.DataFrame({"gene_type": ["protein_coding", np.nan, "lncRNA"]}, index=table.columns)
+        anndata.AnnData(table.astype("float32"), var=var).write_h5ad(path)
+    cohort.build(study)
+    adata = cohort.read_expression(study)
+    np.testing.assert_array_equal(adata["008"].X.ravel(), np.float32([2.5, 1, 0.5]))
+    if kind == "h5ad":
+        assert adata.var["gene_type"].tolist() == ["protein_coding", "", "lncRNA"]
+
+
+def test_a_tcga_patient_without_site_column_is_given_the_barcodes_site(make):
+    text = "slide_id,patient_id,path\nS1,TCGA-A2-A0T2,s1.svs\nS2,TCGA-3C-AALI,s2.svs\nS3,other,s3.svs\n"
+    study = make(text, expression=None)
+    cohort.build(study)
+    assert cohort.read_cohort(study).set_index("patient_id")["site"].to_dict() == {
+        "TCGA-A2-A0T2": "A2",
+        "TCGA-3C-AALI": "3C",
+        "other": "",
+    }
+
+
+def test_a_cohort_without_expression_or_sites_is_a_cohort(make):
+    study = make("slide_id,patient_id,path\nS1,P1,s1.svs\n", expression=None)
+    report = cohort.build(study)
+    assert report.counts["sites"] == 0
+    assert not study.expression_h5ad.exists()
+    assert [a.path.name for a in cohort.expected(study)] == ["cohort.csv", "exclusions.csv"]
+
+
+def test_a_table_of_patients_may_name_slides_and_have_other_columns(make):
+    text = "case,grade,pam50,slide_ids\n007,3,LumA,a.svs; b.svs\n008,1,,c.svs\n009,2,Basal,\n"
+    columns = {"patient_id": "case", "subtype": "pam50"}
+    expression = EXPRESSION.replace("patient_id", "case")
+    study = make(text, expression, table="patients", columns=columns)
+    report = cohort.build(study)
+    rows = cohort.read_cohort(study)
+    assert rows["slide_id"].tolist() == ["a.svs", "b.svs", "c.svs", ""]
+    assert report.counts["slides"] == 3
+    assert report.subtypes == {"Basal": 1, "LumA": 1}
+    assert report.unused_columns == ["grade"]
+    assert "Columns not used: grade" in str(report)
+
+
+def test_paths_expand_variables_and_an_unset_one_is_named(make, monkeypatch, tmp_path):
+    monkeypatch.delenv("MY_SLIDES", raising=False)
+    study = make("slide_id,patient_id,path\nS1,P1,${MY_SLIDES}/x.svs\n", expression=None)
+    with pytest.raises(StudyError, match=r"slides.csv uses \$\{MY_SLIDES\}"):
+        cohort.build(study)
+    (tmp_path / "x.svs").write_bytes(b"x")
+    monkeypatch.setenv("MY_SLIDES", str(tmp_path))
+    cohort.build(study)
+    assert cohort.read_cohort(study)["path"].tolist() == [str(tmp_path / "x.svs")]
+
+
+def test_an_excel_table_with_a_byte_order_mark_is_read(make):
+    study = make("\ufeff" + SLIDES, "\ufeff" + EXPRESSION)
+    assert cohort.build(study).counts["patients"] == 3
+
+
+def test_values_are_clipped(make):
+    study = make(expression_section={"clip": 2})
+    cohort.build(study)
+    assert cohort.read_expression(study)["009"].X.tolist() == [[0.5, 2, 0.75]]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_listed_genes_are_taken_and_absent_ones_listed(make, as_file):
+    study = make(expression_section={"genes": "genes.txt" if as_file else ["CD38", "ESR1", "XIST"]})
+    (study.root / "genes.txt").write_text("CD38\nESR1\nXIST\n")
+    report = cohort.build(study)
+    assert cohort.read_expression(study).var_names.tolist() == ["ESR1", "CD38"]
+    assert report.exclusions.values.tolist() == [["gene", "XIST", "not in the expression table"]]
+    assert report.counts["genes not selected"] == 1
+
+
+def test_another_list_of_genes_is_another_expression(make):
+    study = make(expression_section={"genes": "genes.txt"})
+    (study.root / "genes.txt").write_text("CD38\n")
+    cohort.build(study)
+    (study.root / "genes.txt").write_text("CD38\nESR1\n")
+    assert "expression.h5ad" in {a.path.name for a in cohort.expected(study) if a.due()}
+
+
+def test_protein_coding_genes_are_told_by_their_type(make):
+    study = make(expression=True, name="expression.h5ad", expression_section={"genes": "protein_coding"})
+    var = pd.DataFrame({"gene_type": ["protein_coding", "lncRNA"]}, index=["ESR1", "XIST"])
+    obs = pd.DataFrame(index=["007", "008", "009"])
+    anndata.AnnData(np.arange(6, dtype="float32").reshape(3, 2), obs, var).write_h5ad(study.root / "expression.h5ad")
+    cohort.build(study)
+    assert cohort.read_expression(study).var_names.tolist() == ["ESR1"]
+
+
+# What is left out, and said
+
+
+def test_a_missing_slide_file_is_a_failure_within_the_limit(make):
+    study = make(SLIDES.replace("s4.svs", "nowhere.svs"), limits={"failed_slides": 0.25})
+    report = cohort.build(study)
+    (row,) = read_failures(study.failures_csv)
+    assert (row.slide_id, row.stage) == ("S4", "cohort")
+    assert "nowhere.svs" in row.error
+    assert "path" in row.remedy
+    assert cohort.read_cohort(study)["slide_id"].tolist() == ["S1", "S2", "S3"]
+    assert report.exclusions.values.tolist() == [["slide", "S4", "no such file"], ["patient", "009", "no slide"]]
+    (study.root / "nowhere.svs").write_bytes(b"found again")
+    cohort.build(study)
+    assert read_failures(study.failures_csv) == []
+    assert len(cohort.read_cohort(study)) == 4
+
+
+def test_too_many_missing_slides_stop_the_stage(make):
+    study = make(SLIDES.replace("s4.svs", "nowhere.svs"))
+    with pytest.raises(TooManyFailures, match=r"1 of 4 slides"):
+        cohort.build(study)
+    assert len(read_failures(study.failures_csv)) == 1
+    assert not study.cohort_csv.exists()
+
+
+def test_no_slide_at_all_is_an_error_whatever_the_limit(make):
+    study = make("slide_id,patient_id,path\nS1,P1,none.svs\n", None, limits={"failed_slides": 1.0})
+    with pytest.raises(CohortError, match="None of the 1 slides"):
+        cohort.build(study)
+
+
+def test_patients_of_one_table_only_are_listed(make):
+    study = make(expression=EXPRESSION.replace("009", "010") + "011,,,\n")
+    report = cohort.build(study)
+    listed = {(row.id, row.reason) for row in report.exclusions.itertuples()}
+    assert listed == {("009", "no expression"), ("010", "no slide"), ("011", "no slide")}
+    assert cohort.read_cohort(study)["patient_id"].unique().tolist() == ["007", "008"]
+    assert cohort.read_expression(study).obs_names.tolist() == ["007", "008"]
+    assert "Left out: 2 × patient, no slide (010, 011)" in str(report)
+
+
+def test_a_patient_whose_expression_is_empty_has_none(make):
+    report = cohort.build(make(expression=EXPRESSION.replace("008,2.5,1,0.5", "008,,,")))
+    assert report.exclusions.values.tolist() == [["patient", "008", "no expression"]]
+    assert report.counts["genes"] == 3
+
+
+def test_genes_with_missing_or_constant_values_are_listed(make):
+    text = "patient_id,A,B,C,D\n007,1,,3,0\n008,2,1,3,0\n009,3,1,3,1e-9\n"
+    report = cohort.build(make(expression=text))
+    assert report.exclusions.values.tolist() == [
+        ["gene", "B", "missing values (1 patient)"],
+        ["gene", "C", "the same for every patient"],
+    ]
+    assert report.counts["genes"] == 2
+    assert report.summary["n"].tolist() == [1, 1]
+
+
+def test_a_gene_is_judged_on_the_cohorts_patients_alone(make):
+    report = cohort.build(make(expression="patient_id,A,B\n007,1,5\n008,2,5\n009,3,5\nstranger,,6\n"))
+    genes = report.exclusions[report.exclusions["what"] == "gene"]
+    assert genes.values.tolist() == [["gene", "B", "the same for every patient"]]
+
+
+def test_a_site_said_once_holds_for_all_of_a_patients_slides(make):
+    study = make("slide_id,patient_id,path,site\nS1,P1,s1.svs,\nS2,P1,s2.svs,A\n", expression=None)
+    cohort.build(study)
+    assert cohort.read_cohort(study)["site"].tolist() == ["A", "A"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("slides", "words"),
+    [
+        (SLIDES + "S1,010,s9.svs,A,,\n", ["S1", "007, 010", "more than once"]),
+        (SLIDES + "S1,007,s9.svs,A,,\n", ["S1", "more than once"]),
+        (SLIDES + "S9,010,s1.svs,A,,\n", ["s1.svs", "S1, S9", "007, 010"]),
+        (SLIDES + "../S9,010,s9.svs,A,,\n", ["../S9", "file's name"]),
+        (SLIDES + ".S9,010,s9.svs,A,,\n", [".S9", "file's name"]),
+        (SLIDES + ",010,s9.svs,A,,\n", ["line 6", "id is empty"]),
+        (SLIDES + "S9,010 ,s9.svs,A,,\n", ["'010 '", "blanks"]),
+        (SLIDES + "S9,007,s9.svs,B,,\n", ["007", "several sites", "A, B"]),
+        (SLIDES + "S9,007,s9.svs,A,Basal,\n", ["007", "several subtypes"]),
+        (SLIDES + "S9,010,s9.svs,A,,wide\n", ["S9", "'wide'", "µm"]),
+        (SLIDES + "S9,010,s9.svs,A,,-1\n", ["S9", "'-1'"]),
+        (SLIDES + "S9,010,s9.svs,A,,nan\n", ["S9", "'nan'"]),
+        (SLIDES + "S9,010,s9.svs,A,,1,2\n", ["slides.csv", "CSV"]),
+        (SLIDES.replace("path", "file"), ["lacks the column path", "Allowed columns: slide_id, patient_id, path"]),
+        (SLIDES.replace("subtype", "Sub_Type"), ["'Sub_Type'", "'subtype'"]),
+        (SLIDES.replace(",", ";"), ["lacks the column"]),
+        ("slide_id,patient_id,path\n", ["no rows"]),
+        ("", ["CSV"]),
+    ],
+)
+def test_a_table_of_slides_that_cannot_be_used_is_refused(make, slides, words):
+    refused(make(slides), *words)
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("gene,007,008,009\nESR1,1,2,3\n", ["wrong way round", "007, 008, 009", "Transpose"]),
+        ("sample,ESR1\n007,1\n008,2\n", ["first column", "'patient_id'", "'sample'"]),
+        (EXPRESSION.replace("FOXM1", "ESR1"), ["more than one column called ESR1"]),
+        (EXPRESSION.replace("FOXM1", ""), ["column without a name"]),
+        (EXPRESSION + "007,1,1,1\n", ["more than one row called 007"]),
+        (EXPRESSION.replace("0.25", "high"), ["'CD38'", "'high'", "row 007"]),
+        (EXPRESSION.replace("0.25", '"0,25"'), ["'CD38'", "'0,25'"]),
+        (EXPRESSION.replace("0.25", "-inf"), ["'CD38'", "infinite", "row 007"]),
+        (EXPRESSION.replace("00", "TCGA-0"), ["the cohort has 007, 008, 009", "has TCGA-07, TCGA-08, TCGA-09"]),
+        (EXPRESSION.replace("patient_id,", ""), ["first column"]),
+        ("patient_id,A,B\n007,1,,3\n", ["names 3 columns, the rows have 4"]),
+        ("patient_id,A,B\n007,1,\n008,1,2\n009,1,3\n", ["none of 2 genes varies"]),
+        ("patient_id,A\n", ["no rows"]),
+        ("", ["first column"]),
+    ],
+)
+def test_an_expression_table_that_cannot_be_used_is_refused(make, expression, words):
+    refused(make(expression=expression), *words)
+
+
+def test_an_expression_table_that_is_not_there_or_of_another_kind_is_refused(make):
+    refused(make(expression=True), "There is no table", "expression.csv")
+    refused(make(name="expression.xlsx"), "expression.xlsx", ".parquet")
+
+
+@pytest.mark.parametrize(
+    ("genes", "words"),
+    [
+        ("protein_coding", ["gene_type", "genes: all"]),
+        ("coding", ["no file", "protein_coding"]),
+        (["XIST", "TSIX"], ["XIST, TSIX", "ESR1"]),
+    ],
+)
+def test_genes_that_cannot_be_told_are_refused(make, genes, words):
+    refused(make(expression_section={"genes": genes}), *words)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"sit": "site"}, ["sit", "Allowed: slide_id"]),
+        ({"site": "hospital"}, ["hospital", "Its columns: slide_id"]),
+    ],
+)
+def test_columns_that_are_mapped_have_to_exist(make, columns, words):
+    refused(make(columns=columns), *words)
+
+
+def test_a_patient_listed_twice_is_refused(make):
+    refused(make("patient_id,site\n007,A\n007,B\n", table="patients"), "more than one row for patient 007")
+
+
+def test_a_refused_table_leaves_what_was_there(make):
+    cohort.build(make())
+    study = make(SLIDES + "S1,010,s9.svs,A,,\n")
+    before = study.cohort_csv.read_bytes()
+    with pytest.raises(CohortError):
+        cohort.build(study)
+    assert study.cohort_csv.read_bytes() == before
+
+
+def test_a_cohort_that_is_not_built_is_not_ready(make):
+    with pytest.raises(NotReady):
+        cohort.read_cohort(make())
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_a_safe_id_is_one_name_in_its_folder(tmp_path_factory, text):
+    if SAFE_ID.fullmatch(text):
+        folder = tmp_path_factory.mktemp("ids")
+        (folder / f"{text}.h5").touch()
+        assert [path.name for path in folder.iterdir()] == [f"{text}.h5"]
+
+
+def test_the_site_of_a_barcode_is_its_characters_6_and_7():
+    assert TCGA_BARCODE.match("TCGA-BH-A0B3")["site"] == "TCGA-BH-A0B3"[5:7]
+    assert not TCGA_BARCODE.match("CPTAC-BH-A0B3")
+
+
+# Real tables
+
+
+@pytest.mark.real
+def test_the_real_brca_cohort_is_read_whole(data_root, real_data):
+    study = Study.load("tcga-brca-hif")
+    report = cohort.build(study)
+    assert report.counts == {
+        "patients": 884,
+        "slides": 948,
+        "patients with several slides": 60,
+        "sites": 37,
+        "patients without a site": 0,
+        "genes": 1558,
+        "genes not selected": 0,
+    }
+    assert np.abs(cohort.read_expression(study).X).max() == 10
+
+
+@pytest.mark.real
+def test_the_real_slides_are_found(data_root, real_data):
+    study = Study.load("real-slides")
+    assert cohort.build(study).counts["slides"] == 3
+    assert cohort.read_cohort(study)["site"].tolist() == ["", "CR", ""]
