@@ -25,21 +25,27 @@ def write_svs(path: Path, painting: Painting, stain: Stain, *, slide_mpp: float,
 
     Parameters
     ----------
+    path
+        The file to write.
+    painting
+        How much stain lies where.
+    stain
+        Turns that into colours.
     slide_mpp
         µm/px of the painting, which the file states.
     magnification
         Apparent magnification that the file states, 20 or 40.
     """
     side = len(painting.haematoxylin)
-    facts = f"AppMag = {magnification}|MPP = {slide_mpp:.4f}"
-
-    def describe(pixels: int) -> str:
-        size = f"{side}x{side}" if pixels == side else f"{side}x{side} -> {pixels}x{pixels}"
-        return f"Aperio Image Library (wsibench)\r\n{size} ({TILE_PX}x{TILE_PX}) JPEG/YCC Q={QUALITY}|{facts}"
+    sides, levels = [side], [_develop(painting, stain)]
+    while sides[-1] // REDUCTION >= SMALLEST_PX:
+        sides.append(round(sides[-1] / REDUCTION))
+        levels.append(_reduce(levels[-1]))
 
     with tifffile.TiffWriter(path) as file:
 
-        def page(jpegs: Iterator[bytes], pixels: int, **options) -> None:
+        def page(jpegs: Iterator[bytes], pixels: int, **layout) -> None:
+            size = f"{side}x{side}" if pixels == side else f"{side}x{side} -> {pixels}x{pixels}"
             file.write(
                 jpegs,
                 shape=(pixels, pixels, 3),
@@ -47,61 +53,51 @@ def write_svs(path: Path, painting: Painting, stain: Stain, *, slide_mpp: float,
                 photometric="ycbcr",  # what the JPEG streams hold; tifffile passes them on as they are
                 subsampling=(2, 2),
                 compression="jpeg",
-                description=describe(pixels),
+                description=f"Aperio Image Library (wsibench)\r\n{size} ({TILE_PX}x{TILE_PX}) JPEG/YCC Q={QUALITY}"
+                f"|AppMag = {magnification}|MPP = {slide_mpp:.4f}",
                 metadata=None,
                 software=False,
-                **options,
+                **layout,
             )
 
-        reduced = np.empty((_tiles(side) * TILE_PX // REDUCTION,) * 2 + (4,), np.uint8)
-        page(_paint_tiles(painting, stain, reduced), side, tile=(TILE_PX, TILE_PX))
-        levels = [reduced[: round(side / REDUCTION), : round(side / REDUCTION)]]
-        while len(levels[-1]) // REDUCTION >= SMALLEST_PX:
-            pixels = round(len(levels[-1]) / REDUCTION)
-            levels.append(cv2.resize(levels[-1], (pixels, pixels), interpolation=cv2.INTER_AREA))
+        page(_tiles(levels[0]), side, tile=(TILE_PX, TILE_PX))
         # Aperio's order: the thumbnail, in one strip, stands between the full image and the pyramid.
-        thumbnail = levels[-1]
-        page(iter([_jpeg(thumbnail)]), len(thumbnail), rowsperstrip=len(thumbnail))
-        for level in levels:
-            page(_cut_tiles(level), len(level), tile=(TILE_PX, TILE_PX))
+        page(iter([_jpeg(levels[-1][: sides[-1], : sides[-1]])]), sides[-1], rowsperstrip=sides[-1])
+        for level, pixels in zip(levels[1:], sides[1:], strict=True):
+            page(_tiles(level), pixels, tile=(TILE_PX, TILE_PX))
 
 
-def _tiles(side: int) -> int:
-    return -(-side // TILE_PX)
+def _develop(painting: Painting, stain: Stain) -> np.ndarray:
+    """The painting's colours, uint8 (h, w, 4) RGBX, padded with glass to whole tiles."""
+    colours = np.dstack([stain.colours(), np.zeros((256, 256, 1), np.uint8)])
+    packed = colours.view(np.uint32).ravel()  # one look-up a pixel instead of three
+    side = len(painting.haematoxylin)
+    image = np.full((_whole_tiles(side),) * 2, packed[0])
+    for rows in (slice(start, start + TILE_PX) for start in range(0, side, TILE_PX)):
+        index = painting.haematoxylin[rows] * np.uint16(256) + painting.eosin[rows]
+        image[rows][: len(index), :side] = packed[index]
+    return image.view(np.uint8).reshape(*image.shape, 4)
 
 
-def _paint_tiles(painting: Painting, stain: Stain, reduced: np.ndarray) -> Iterator[bytes]:
-    """JPEG tiles of the full image, row by row; fills `reduced` with the next level on the way."""
-    lut = stain.lut().view(np.uint32).ravel()
-    glass = np.full((TILE_PX, TILE_PX), lut[0])
-    glass_jpeg = _jpeg(_as_rgbx(glass))
-    small = TILE_PX // REDUCTION
-    n = _tiles(len(painting.haematoxylin))
-    for row, column in np.ndindex(n, n):
-        part = np.s_[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX]
-        haematoxylin, eosin = painting.haematoxylin[part], painting.eosin[part]
-        target = reduced[row * small : (row + 1) * small, column * small : (column + 1) * small]
-        if not (haematoxylin.any() or eosin.any()):
-            target[:] = _as_rgbx(glass)[0, 0]
-            yield glass_jpeg
-            continue
-        tile = glass.copy()
-        tile[: haematoxylin.shape[0], : haematoxylin.shape[1]] = lut[haematoxylin * np.uint16(256) + eosin]
-        rgbx = _as_rgbx(tile)
-        target[:] = cv2.resize(rgbx, (small, small), interpolation=cv2.INTER_AREA)
-        yield _jpeg(rgbx)
+def _reduce(level: np.ndarray) -> np.ndarray:
+    """The next level of the pyramid, again padded to whole tiles."""
+    pixels = len(level) // REDUCTION
+    small = cv2.resize(level, (pixels, pixels), interpolation=cv2.INTER_AREA)
+    pad = _whole_tiles(pixels) - pixels
+    return cv2.copyMakeBorder(small, 0, pad, 0, pad, cv2.BORDER_REPLICATE)
 
 
-def _cut_tiles(level: np.ndarray) -> Iterator[bytes]:
-    n = _tiles(len(level))
-    pad = n * TILE_PX - len(level)
-    level = np.pad(level, ((0, pad), (0, pad), (0, 0)), mode="edge")
-    for row, column in np.ndindex(n, n):
-        yield _jpeg(level[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX])
+def _whole_tiles(pixels: int) -> int:
+    return -(-pixels // TILE_PX) * TILE_PX
 
 
-def _as_rgbx(packed: np.ndarray) -> np.ndarray:
-    return packed.view(np.uint8).reshape(*packed.shape, 4)
+def _tiles(level: np.ndarray) -> Iterator[bytes]:
+    """The level's tiles as JPEG, row by row."""
+    glass = np.full_like(level[:TILE_PX, :TILE_PX], level[0, 0])
+    glass_jpeg = _jpeg(glass)
+    for y, x in np.ndindex(len(level) // TILE_PX, len(level) // TILE_PX):
+        tile = np.ascontiguousarray(level[y * TILE_PX : (y + 1) * TILE_PX, x * TILE_PX : (x + 1) * TILE_PX])
+        yield glass_jpeg if np.array_equal(tile, glass) else _jpeg(tile)
 
 
 def _jpeg(rgbx: np.ndarray) -> bytes:
