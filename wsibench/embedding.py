@@ -24,9 +24,10 @@ from wsibench.artefacts import (
 )
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
-from wsibench.encoders import Encoder, tile_encoders
+from wsibench.encoders import tile_encoders
 from wsibench.errors import WeightsError
 from wsibench.features import write_features
+from wsibench.registry import Encoder
 from wsibench.slides import open_slide
 from wsibench.study import Study
 from wsibench.tiling import read_tiles
@@ -173,12 +174,11 @@ def device() -> str:
 
 
 @cache
-def _loaded(encoder: str, folder: Path | None, device: str):
+def _loaded(encoder: Encoder, folder: Path | None, device: str):
     # Once a process, not once a slide.
     from wsibench import models
-    from wsibench.encoders import ENCODERS
 
-    return models.load(ENCODERS[encoder], folder, device)
+    return models.load(encoder, folder, device)
 
 
 def _embed_slide(task: _Task) -> tuple[int, float]:
@@ -186,7 +186,7 @@ def _embed_slide(task: _Task) -> tuple[int, float]:
     import torch
 
     started = time.monotonic()
-    models = [_loaded(due.encoder.name, due.folder, device()) for due in task.due]
+    models = [_loaded(due.encoder, due.folder, device()) for due in task.due]
     tiles = read_tiles(task.study, task.slide_id)
     xy = tiles[["x", "y"]].to_numpy()
     features = [np.empty((len(xy), due.encoder.dim), np.float16) for due in task.due]

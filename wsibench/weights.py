@@ -3,14 +3,11 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsibench.artefacts import digest, file_sha256, write_text
 from wsibench.errors import WeightsError
+from wsibench.registry import Encoder
 from wsibench.study import Study, data_root
-
-if TYPE_CHECKING:
-    from wsibench.encoders import Encoder
 
 FORMATS = (("*.safetensors",), ("*.bin", "*.pth"))
 """Files that hold weights, the preferred format first; the second is only read with ``weights_only``."""
@@ -25,7 +22,7 @@ def local_folder(name: str, study: Study | None = None) -> Path | None:
     return folder if folder and folder.is_dir() else None
 
 
-def find(encoder: "Encoder", folder: Path | None = None) -> Path:
+def find(encoder: Encoder, folder: Path | None = None) -> Path:
     """The folder of weights that are on this machine; asks no network.
 
     Raises
@@ -40,7 +37,7 @@ def find(encoder: "Encoder", folder: Path | None = None) -> Path:
     return _snapshot(encoder, local=True)
 
 
-def fetch(encoder: "Encoder", folder: Path | None = None) -> Path:
+def fetch(encoder: Encoder, folder: Path | None = None) -> Path:
     """The folder of an encoder's weights, fetched from the Hugging Face hub unless they are here.
 
     The only function that uses the network.  huggingface_hub reads a token from its own place, and
@@ -59,7 +56,7 @@ def fetch(encoder: "Encoder", folder: Path | None = None) -> Path:
     return _snapshot(encoder, local=False)
 
 
-def _snapshot(encoder: "Encoder", *, local: bool) -> Path:
+def _snapshot(encoder: Encoder, *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -85,7 +82,7 @@ def _snapshot(encoder: "Encoder", *, local: bool) -> Path:
     raise WeightsError(f"{encoder.repo} holds no weights of {name}.", remedy)
 
 
-def _remedy(encoder: "Encoder", *, gated: bool | None = None) -> str:
+def _remedy(encoder: Encoder, *, gated: bool | None = None) -> str:
     page = f"https://huggingface.co/{encoder.repo}"
     folder = f"or give a local folder: weights: {{{encoder.name}: /path/to/dir}}"
     if encoder.gate != "open" if gated is None else gated:
@@ -105,7 +102,7 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def weights_hash(encoder: "Encoder", folder: Path | None) -> str:
+def weights_hash(encoder: Encoder, folder: Path | None) -> str:
     """What tells an encoder's weights apart: sha256 of the file, or of the hashes of several.
 
     An encoder without weights is told apart by its construction; so is its hash.
