@@ -232,6 +232,11 @@ class Study(Section):
     # The one place that knows paths
 
     @property
+    def study_yaml(self) -> Path:
+        """The file that it was read from."""
+        return self._yaml
+
+    @property
     def root(self) -> Path:
         """``data/<study>``, where everything generated lies."""
         return data_root() / self._name
