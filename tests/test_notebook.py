@@ -38,7 +38,7 @@ def test_injected_parameters_are_taken(shell, data_root):
 
 
 def test_unknown_parameter_is_refused_with_those_there_are(shell, data_root):
-    with pytest.raises(StudyError, match="takes no parameter 'stduy'. It takes: study"):
+    with pytest.raises(StudyError, match=r"takes no parameter 'stduy'. It takes: study"):
         run(shell, PARAMETERS, "# Parameters\nstduy = 'demo'\n", OPEN)
 
 

@@ -126,6 +126,16 @@ def run(study: Study, *, first: str = "", last: str = "~", force: bool = False, 
         started = time.monotonic()
         execute(study, stage, say)
         say(f"{stage.name:<14} done            in {time.monotonic() - started:.0f} s")
+    if STAGES[-1].name[: len(last)] <= last:
+        _report(study)
+
+
+def _report(study: Study) -> None:
+    """Bring the report up to date: it links the notebooks, the last of which has only now ended."""
+    from wsibench import report
+
+    report.export_notebooks(study)
+    report.report(study)
 
 
 def execute(study: Study, stage: Stage, say: Say = print) -> None:
