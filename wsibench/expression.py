@@ -114,9 +114,10 @@ def _select_genes(study: Study, table: pd.Index, var: pd.DataFrame, path: Path) 
         if not file.is_file():
             raise CohortError(
                 f"expression.genes names {file}, which is no file.",
-                "Give `all`, `protein_coding`, a list, or a file with one symbol a line.",
+                "Give `all`, `protein_coding`, a list, or a file with one symbol a line (after #: a comment).",
             )
-        wanted = file.read_text(encoding="utf-8-sig").split()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        wanted = [symbol for line in lines for symbol in line.partition("#")[0].split()]
     listed = dict.fromkeys(wanted)
     genes = np.array([gene for gene in table if gene in listed], dtype=object)
     if not len(genes):
