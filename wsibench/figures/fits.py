@@ -21,6 +21,7 @@ from wsibench.figures.style import (
     primary_scheme,
     probe_name,
     scheme_name,
+    sentence_case,
     styled,
 )
 from wsibench.study import Study
@@ -57,7 +58,7 @@ def feature_map(
     columns = min(len(names), 4)
     n_rows = -(-len(names) // columns)
     width_mm = COLUMN_MM if columns == 1 else PAGE_MM
-    fig = new_figure(width_mm, 62 if columns == 1 else 8 + n_rows * (width_mm / columns + 6))
+    fig = new_figure(width_mm, 62 if columns == 1 else n_rows * ((width_mm - 16) / columns + 8))
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
     frames, gaps = [], []
     for ax, name in zip(axes, names, strict=False):
@@ -149,7 +150,7 @@ def curves(data: pd.DataFrame, *, scheme: str) -> Figure:
         column[1].set_xlabel("epoch")
     axes[0, 0].set_ylabel("training loss\n(MSE of z-scores)")
     axes[1, 0].set_ylabel("validation ρ\n(mean over genes)")
-    fig.suptitle(f"{probe_name('abmil')}, {scheme_name(scheme)}".capitalize(), x=0.02, ha="left", fontsize=6.5)
+    fig.suptitle(sentence_case(f"{probe_name('abmil')}, {scheme_name(scheme)}"), x=0.02, ha="left", fontsize=6.5)
     kept = data[data["chosen"]].groupby("encoder", sort=False)
     values = [f"{name} {part['validation_rho'].mean():.2f} at epoch {part['epoch'].mean():.0f}" for name, part in kept]
     n = data[["fold", "seed"]].drop_duplicates().shape[0]

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
+
+import pandas as pd
 
 from wsibench import assembly, cohort, embedding, ranking, regression, tiling
 from wsibench.artefacts import Artefact, key_at, make_key, read_failures
@@ -121,7 +124,13 @@ def slides_to_show(study: Study, n: int) -> list[str]:
     there = (
         slide_id for slide_id in turn.sort_values(kind="stable").index if Path(rows.loc[slide_id, "path"]).exists()
     )
-    return _first(there, n)
+    return list(islice(there, n))
+
+
+def read_leaderboard(study: Study) -> pd.DataFrame:
+    """leaderboard.csv; controls have a rank of NaN."""
+    # Twelve hex digits may look like a number.
+    return pd.read_csv(study.leaderboard_csv, dtype={"study_key": str})
 
 
 def leaderboard_copy(study: Study) -> list[Artefact]:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pandas as pd
 from wsibench.artefacts import Artefact, meta_path, read_meta, writing
 from wsibench.figures.plates import PLATES, applying, leaderboard_copy
 from wsibench.study import Study
+
+SCREEN_DPI, PRINT_DPI = 110, 300
+MOST_PNG_BYTES = 500_000
 
 
 def not_applicable(study: Study) -> str | None:
@@ -45,8 +49,7 @@ def draw(study: Study) -> pd.DataFrame:
             from wsibench.figures import making, style
 
             fig = getattr(making, plate.name)(study)
-            facts = {"title": plate.title, "caption": plate.caption}
-            style.save(fig, study.figures / plate.name, study_key=study.key, key=artefacts[0].key, **facts)
+            style.save(fig, study.figures / plate.name, study_key=study.key, key=artefacts[0].key)
     for artefact in leaderboard_copy(study):
         if artefact.due():
             with writing(artefact) as temporary:
@@ -61,19 +64,33 @@ def draw(study: Study) -> pd.DataFrame:
 def saved(study: Study) -> list[Any]:
     """The drawn figures with their alternative texts, for a notebook to display."""
     from IPython.display import HTML
-    from PIL import Image
 
     pages = []
     for plate in applying(study):
         png = study.figures / f"{plate.name}.png"
         alt = html.escape(read_meta(png)["facts"]["alt"], quote=True)
-        image = base64.b64encode(png.read_bytes()).decode()
+        source, width_px = inline(png)
         caption = f"<b>{html.escape(plate.title)}.</b> {html.escape(plate.caption)}"
-        with Image.open(png) as picture:
-            width_px = round(picture.width * 110 / 300)  # as wide as figures shown elsewhere in the notebooks
-        source = f'<img alt="{alt}" width="{width_px}" src="data:image/png;base64,{image}">'
-        pages.append(HTML(f"<figure>{source}<figcaption>{caption}</figcaption></figure>"))
+        image = f'<img alt="{alt}" width="{width_px}" src="{source}">'
+        pages.append(HTML(f"<figure>{image}<figcaption>{caption}</figcaption></figure>"))
     return pages
+
+
+def inline(png: Path) -> tuple[str, int]:
+    """A saved figure for a page: its data URI, and its width on a screen (px).
+
+    Pictures of tissue become JPEG, which is five times smaller.
+    """
+    from PIL import Image
+
+    data, kind = png.read_bytes(), "png"
+    with Image.open(png) as picture:
+        width_px = round(picture.width * SCREEN_DPI / PRINT_DPI)
+        if len(data) > MOST_PNG_BYTES:
+            buffer = io.BytesIO()
+            picture.convert("RGB").save(buffer, "JPEG", quality=85)
+            data, kind = buffer.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width_px
 
 
 def _take_away(files: list[Path]) -> None:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import matplotlib as mpl
 import pandas as pd
@@ -171,7 +171,6 @@ def save(
     key: str = "",
     alt: str | None = None,
     data: pd.DataFrame | None = None,
-    **facts: Any,
 ) -> list[Path]:
     """Write a figure as PDF, PNG (300 dpi) and the CSV of its numbers, the same bytes at each call.
 
@@ -185,9 +184,7 @@ def save(
     key
         The artefact key, when a stage of the study makes the figure.
     alt, data
-        ``fig.alt`` and ``fig.data`` unless given.
-    facts
-        Go to the sidecars beside the alt text.
+        ``fig.alt`` and ``fig.data`` unless given.  The text goes to the sidecars, too.
     """
     path = Path(path)
     alt = fig.alt if alt is None else alt
@@ -200,7 +197,7 @@ def save(
     files = [path.with_name(path.name + suffix) for suffix in (".pdf", ".png", ".csv")]
     with mpl.rc_context(STYLE):
         for file in files:
-            with writing(Artefact(file, key), alt=alt, study_key=study_key, **facts) as temporary:
+            with writing(Artefact(file, key), alt=alt, study_key=study_key) as temporary:
                 if file.suffix == ".csv":
                     data.assign(study_key=study_key).to_csv(temporary, index=False, lineterminator="\n")
                 else:
