@@ -26,6 +26,8 @@ GLAND_UM = 95.0
 """Spacing of the places where a gland may stand."""
 FULL_H, FULL_E = 2.0, 1.6
 """Amount of each stain (optical density along its vector) that a map's 255 stands for."""
+WHOLE_PX = 16
+"""A painting's side is a multiple of this, so that coarser levels of a pyramid hold whole pixels."""
 ANGLES, VARIANTS = 16, 8
 """Orientations of the nuclei in a bank, and different nuclei in each."""
 
@@ -96,7 +98,8 @@ def paint(morphology: Morphology, slide_mpp: float, seed: np.random.SeedSequence
     )
     for add_nuclei, rng in zip((_fibroblasts, _epithelium, _lymphocytes), cell_rngs, strict=True):
         add_nuclei(haematoxylin, layout, morphology, slide_mpp, rng)
-    return Painting(haematoxylin, eosin)
+    whole = side // WHOLE_PX * WHOLE_PX
+    return Painting(haematoxylin[:whole, :whole], eosin[:whole, :whole])
 
 
 # What is where
@@ -262,7 +265,7 @@ def _epithelium(
     count = morphology.nuclei_per_mm2 * layout.area_mm2(where)
     xy_um = _scatter(weight, count, 1.5 * morphology.nucleus_um, rng)
     kind = _Nuclei(morphology.nucleus_um, spread=0.14, aspect=1.35, haematoxylin=0.95, pallor=0.45)
-    _stamp(canvas, _bank(kind, slide_mpp, rng), xy_um / slide_mpp, _direction(layout.depth, xy_um), rng)
+    _stamp(canvas, kind, slide_mpp, xy_um, _direction(layout.depth, xy_um), rng)
 
 
 def _fibroblasts(
@@ -273,7 +276,7 @@ def _fibroblasts(
     xy_um = _scatter(where, 0.22 * morphology.nuclei_per_mm2 * layout.area_mm2(where), 5.0, rng)
     kind = _Nuclei(0.78 * morphology.nucleus_um, spread=0.15, aspect=2.9, haematoxylin=1.0, pallor=0.15)
     angles = _direction(layout.across, xy_um) + math.pi / 2
-    _stamp(canvas, _bank(kind, slide_mpp, rng), xy_um / slide_mpp, angles, rng)
+    _stamp(canvas, kind, slide_mpp, xy_um, angles, rng)
 
 
 def _lymphocytes(
@@ -284,7 +287,7 @@ def _lymphocytes(
     xy_um = _scatter(where, 15_000 * layout.area_mm2(where), 5.2, rng)
     kind = _Nuclei(2.7, spread=0.07, aspect=1.1, haematoxylin=1.45, pallor=0.1)
     angles = rng.uniform(0, math.pi, len(xy_um))
-    _stamp(canvas, _bank(kind, slide_mpp, rng), xy_um / slide_mpp, angles, rng)
+    _stamp(canvas, kind, slide_mpp, xy_um, angles, rng)
 
 
 def _scatter(weight: np.ndarray, count: float, spacing_um: float, rng: np.random.Generator) -> np.ndarray:
@@ -321,6 +324,7 @@ def _bank(kind: _Nuclei, slide_mpp: float, rng: np.random.Generator) -> np.ndarr
     tone = kind.haematoxylin * np.exp(0.16 * rng.standard_normal(each, np.float32))
     nucleolus = rng.uniform(-1, 1, (2, *each)).astype(np.float32), rng.random(each) < 0.6
     dents = rng.uniform(0, 0.1, (3, *each)).astype(np.float32), rng.uniform(0, 7, (3, *each)).astype(np.float32)
+    # What depends on the resolution is drawn last, so that all else is the same at any.
 
     reach = math.ceil((radius * stretch).max() * 1.2 / slide_mpp)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) * slide_mpp
@@ -339,13 +343,14 @@ def _bank(kind: _Nuclei, slide_mpp: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _stamp(
-    canvas: np.ndarray, bank: np.ndarray, xy_px: np.ndarray, angles: np.ndarray, rng: np.random.Generator
+    canvas: np.ndarray, kind: _Nuclei, slide_mpp: float, xy_um: np.ndarray, angles: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Stamp a nucleus of about the wanted angle at each place, where it is darker than what lies there."""
+    variants = rng.integers(VARIANTS, size=len(xy_um))
+    bank = _bank(kind, slide_mpp, rng)
     px = bank.shape[-1]
-    corners = np.rint(xy_px).astype(int) - px // 2
+    corners = np.rint(xy_um / slide_mpp).astype(int) - px // 2
     turns = np.rint(angles * (ANGLES / math.pi)).astype(int) % ANGLES
-    variants = rng.integers(VARIANTS, size=len(turns))
     for (x, y), turn, variant in zip(corners.tolist(), turns.tolist(), variants.tolist(), strict=True):
         patch = canvas[y : y + px, x : x + px]
         np.maximum(patch, bank[turn, variant], out=patch)
