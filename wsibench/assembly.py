@@ -117,7 +117,11 @@ def read_benchmark(study: Study) -> "AnnData":
     import anndata
 
     key_at(study.benchmark_h5ad)
-    return anndata.read_h5ad(study.benchmark_h5ad)
+    adata = anndata.read_h5ad(study.benchmark_h5ad)
+    # HDF5 lists its members by name; the study's own order is the one that tables and figures follow.
+    order = [*adata.uns["wsibench"]["encoders"], *adata.uns["wsibench"]["controls"]]
+    adata.obsm = {name: adata.obsm[name] for name in order}
+    return adata
 
 
 def read_exclusions(study: Study) -> pd.DataFrame:
