@@ -31,7 +31,13 @@ class SimulatedCohort(Section):
     source: Literal["simulate"]
     patients: int = Field(132, ge=10)
     sites: int = Field(12, ge=2)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _a_patient_a_site(self) -> "SimulatedCohort":
+        if self.sites > self.patients:
+            raise ValueError(f"{self.sites} sites need at least as many patients, not {self.patients}")
+        return self
 
 
 class LocalCohort(Section):
