@@ -3,6 +3,7 @@
 import csv
 import gzip
 import warnings
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pandas as pd
 
 from wsibench.errors import CohortError
 
-MATRIX_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".h5ad")
-"""How the name of a matrix may end."""
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zlib.error)
+"""What libraries raise for a file that is torn or of another kind."""
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -64,17 +65,21 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
     """
     if not path.exists():
         raise CohortError(f"There is no table {path}.", "Paths in study.yaml are relative to its own folder.")
-    if path.name.endswith((".csv", ".csv.gz")):
-        values, var = _read_csv(path, id_column, ids), None
-    elif path.name.endswith(".parquet"):
-        values, var = _read_parquet(path, id_column, ids), None
-    elif path.name.endswith(".h5ad"):
-        values, var = _read_h5ad(path, id_column, ids)
-    else:
-        raise CohortError(f"{path} is not a kind of table that can be read.", f"Use {', '.join(MATRIX_SUFFIXES)}.")
+    readers = {".csv": _read_csv, ".csv.gz": _read_csv, ".parquet": _read_parquet, ".h5ad": _read_h5ad}
+    suffix = next((suffix for suffix in readers if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise CohortError(f"{path} is not a kind of table that can be read.", f"Use one of {', '.join(readers)}.")
+    try:
+        values, var = readers[suffix](path, id_column, ids)
+    except UNREADABLE as error:
+        raise CohortError(
+            f"{path} cannot be read as {suffix}: {error}.", "Is the file whole, and of that kind?"
+        ) from None
+    if values.empty:
+        raise CohortError(f"{path} has no {'columns of numbers' if len(values) else 'rows'}.")
     _check_unique(path, "row", values.index)
     _check_numbers(path, values)
-    return values, pd.DataFrame(index=values.columns) if var is None else var
+    return values, var
 
 
 def some(values: Collection[str], n: int = 3) -> str:
@@ -84,16 +89,17 @@ def some(values: Collection[str], n: int = 3) -> str:
     return ", ".join(map(str, values[:n])) + rest
 
 
-def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> pd.DataFrame:
+def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     # The header is read apart, since pandas renames duplicate columns without a word.
     opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    _check_header(path, header, id_column, ids)
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        _check_header(path, header, id_column, ids)
-        frame = pd.read_csv(path, header=None, skiprows=1, dtype={0: str}, encoding="utf-8-sig", low_memory=False)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, pd.errors.ParserError) as error:
-        raise CohortError(f"{path} cannot be read as a CSV: {error}.", "Save it as comma-separated UTF-8.") from None
+        # A converter leaves ids alone, where dtype=str would take a patient called NA for nobody.
+        frame = pd.read_csv(
+            path, header=None, skiprows=1, index_col=False, converters={0: str}, encoding="utf-8-sig", low_memory=False
+        )
     except pd.errors.EmptyDataError:
         raise CohortError(f"{path} has no rows.") from None
     if frame.shape[1] != len(header):
@@ -102,10 +108,11 @@ def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> pd.DataFrame:
             "A header written by R lacks the name of the first column: write it with row.names=FALSE.",
         )
     frame.columns = pd.Index(header)
-    return frame.set_index(id_column)
+    frame = frame.set_index(id_column)
+    return frame, pd.DataFrame(index=frame.columns)
 
 
-def _read_parquet(path: Path, id_column: str, ids: Collection[str]) -> pd.DataFrame:
+def _read_parquet(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     frame = pd.read_parquet(path)
     if frame.index.name == id_column:
         frame = frame.reset_index()
@@ -113,7 +120,7 @@ def _read_parquet(path: Path, id_column: str, ids: Collection[str]) -> pd.DataFr
     _check_header(path, list(frame.columns), id_column, ids)
     frame = frame.set_index(id_column)
     frame.index = frame.index.astype(str)
-    return frame
+    return frame, pd.DataFrame(index=frame.columns)
 
 
 def _read_h5ad(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
