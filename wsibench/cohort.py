@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from wsibench.artefacts import (
 from wsibench.errors import CohortError, SlideError
 from wsibench.expression import Expression, gene_file, read_expression_table
 from wsibench.roster import ROSTER_COLUMNS, Source, read_roster, source_of
-from wsibench.study import SimulatedCohort, Study
+from wsibench.study import GdcCohort, SimulatedCohort, Study
 from wsibench.tables import some
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class CohortReport:
     """Slides that are not there."""
     unused_columns: list[str]
     """Columns of the cohort's table that nothing was read from."""
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """What else a source has to show, by title: the pairing rules of a GDC cohort with their counts, …"""
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -69,6 +72,7 @@ class CohortReport:
         lines += [f"Left out: {row.n} × {row.what}, {row.reason} ({row.ids})" for row in self.summary.itertuples()]
         if self.unused_columns:
             lines.append(f"Columns not used: {', '.join(self.unused_columns)}")
+        lines += [f"{title}\n{table.to_string(index=False)}" for title, table in self.tables.items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -77,7 +81,8 @@ class CohortReport:
         left_out = "<p>Nothing was left out.</p>"
         if len(self.exclusions):
             left_out = "<p>Left out (exclusions.csv lists all):</p>" + self.summary.to_html(index=False)
-        return counts.to_html(header=False) + left_out + unused
+        tables = [f"<p>{escape(title)}</p>{table.to_html(index=False)}" for title, table in self.tables.items()]
+        return counts.to_html(header=False) + left_out + unused + "".join(tables)
 
 
 def not_applicable(study: Study) -> str | None:
@@ -86,14 +91,20 @@ def not_applicable(study: Study) -> str | None:
 
 
 def expected(study: Study) -> list[Artefact]:
-    """cohort.csv, exclusions.csv and expression.h5ad; of a simulated cohort also what was simulated."""
+    """cohort.csv, exclusions.csv and expression.h5ad, and what was simulated or fetched for them."""
     if isinstance(study.cohort, SimulatedCohort):
         from wsibench import simulate
 
         simulated = simulate.expected(study)
         return simulated + _artefacts(study, *_simulated_keys(study, simulated))
-    rows, _ = read_roster(study, source_of(study))
-    return _artefacts(study, *_local_keys(study, rows, _Files(study)))
+    files = _Files(study)
+    fetched = []
+    if isinstance(study.cohort, GdcCohort):
+        from wsibench import acquisition
+
+        fetched = acquisition.expected(study)
+    rows, _ = _rows(study, files)
+    return fetched + _artefacts(study, *_table_keys(study, rows, files))
 
 
 def build(study: Study) -> CohortReport:
@@ -107,21 +118,37 @@ def build(study: Study) -> CohortReport:
         When more slide files are missing than the study's limits allow.
     """
     files = _Files(study)
+    failures, tables = [], {}
     if isinstance(study.cohort, SimulatedCohort):
         from wsibench import simulate
 
         simulate.simulate(study)
+    elif isinstance(study.cohort, GdcCohort):
+        from wsibench import acquisition
+
+        acquired = acquisition.acquire(study)
+        failures, tables = acquired.failures, acquired.tables
+    rows, unused = _rows(study, files)
+    if isinstance(study.cohort, SimulatedCohort):
         keys = _simulated_keys(study, simulate.expected(study))
-    source = source_of(study)
-    rows, unused = read_roster(study, source)
-    rows["identity"] = [files.identity(path, slide_identity) for path in rows["path"]]
-    if not isinstance(study.cohort, SimulatedCohort):
-        keys = _local_keys(study, rows, files)
-    missing = _record_missing(study, rows)
+    else:
+        keys = _table_keys(study, rows, files)
+    missing = failures or _missing(rows)
+    _record_missing(study, missing, len(rows))
     artefacts = _artefacts(study, *keys)
     if any(artefact.due() for artefact in artefacts):
-        _write(study, source, rows, missing, artefacts, files=files.seen, unused_columns=unused)
-    return _report(study, missing)
+        _write(study, source_of(study), rows, missing, artefacts, files=files.seen, unused_columns=unused)
+    return _report(study, missing, tables)
+
+
+def _rows(study: Study, files: "_Files") -> tuple[pd.DataFrame, list[str]]:
+    """The cohort's rows with each slide's identity, and the columns that nothing is read from."""
+    if isinstance(study.cohort, GdcCohort):
+        from wsibench import acquisition
+
+        return acquisition.read_slides(study), []
+    rows, unused = read_roster(study, source_of(study))
+    return rows.assign(identity=[files.identity(path, slide_identity) for path in rows["path"]]), unused
 
 
 def read_cohort(study: Study) -> pd.DataFrame:
@@ -157,7 +184,7 @@ def read_expression(study: Study) -> "AnnData":
 
 def has_expression(study: Study) -> bool:
     """Whether the study has expression to predict; without, it ends after embedding."""
-    return isinstance(study.cohort, SimulatedCohort) or study.cohort.expression is not None
+    return source_of(study).expression is not None
 
 
 class _Files:
@@ -199,10 +226,8 @@ def _simulated_keys(study: Study, simulated: list[Artefact]) -> tuple[str, str]:
     return make_key(STAGE, FORMAT, section, made_from), make_key(STAGE, FORMAT, expression, made_from)
 
 
-def _local_keys(study: Study, rows: pd.DataFrame, files: _Files) -> tuple[str, str]:
+def _table_keys(study: Study, rows: pd.DataFrame, files: _Files) -> tuple[str, str]:
     """Keys from what the tables say rather than from their bytes: a moved slide refits nothing."""
-    if "identity" not in rows:
-        rows = rows.assign(identity=[files.identity(path, slide_identity) for path in rows["path"]])
     source = source_of(study)
     table = files.identity(source.expression, file_sha256) if source.expression else ""
     genes = gene_file(study)
@@ -221,17 +246,19 @@ def _present(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["identity"] != "") | (rows["path"] == "")]
 
 
-def _record_missing(study: Study, rows: pd.DataFrame) -> list[Failure]:
-    missing = rows[(rows["identity"] == "") & (rows["path"] != "")]
+def _missing(rows: pd.DataFrame) -> list[Failure]:
     failures = []
-    for row in missing.itertuples():
+    for row in rows[(rows["identity"] == "") & (rows["path"] != "")].itertuples():
         key = make_key(STAGE, FORMAT, "slide file", [row.slide_id, row.path])
         error = SlideError(f"There is no file {row.path}.", "Correct its path in the table of slides, or drop the row.")
         failures.append(failure(row.slide_id, STAGE, key, error))
+    return failures
+
+
+def _record_missing(study: Study, failures: list[Failure], n_slides: int) -> None:
     if failures or study.failures_csv.exists():
         record_failures(study.failures_csv, STAGE, failures)
-    check_failures(failures, len(rows), study.limits.failed_slides)
-    return failures
+    check_failures(failures, n_slides, study.limits.failed_slides)
 
 
 def _write(
@@ -246,6 +273,10 @@ def _write(
     if present.empty:
         raise CohortError(f"None of the {len(rows)} slides of {source.table} is there.", "Correct the column path.")
     exclusions = [("slide", row.slide_id, "no such file") for row in missing]
+    if isinstance(study.cohort, GdcCohort):
+        from wsibench import acquisition
+
+        exclusions += acquisition.exclusions(study)
     lost = sorted(set(rows["patient_id"]) - set(present["patient_id"]))
     exclusions += [("patient", patient, "no slide") for patient in lost]
     table = None
@@ -276,7 +307,7 @@ def _write_expression(artefact: Artefact, table: Expression) -> None:
         table.adata.write_h5ad(path, convert_strings_to_categoricals=False)
 
 
-def _report(study: Study, missing: list[Failure]) -> CohortReport:
+def _report(study: Study, missing: list[Failure], tables: dict[str, pd.DataFrame]) -> CohortReport:
     rows = read_cohort(study)
     facts = read_meta(study.cohort_csv)["facts"]
     patients = rows.drop_duplicates("patient_id")
@@ -293,4 +324,4 @@ def _report(study: Study, missing: list[Failure]) -> CohortReport:
         counts["genes not selected"] = facts["genes_not_selected"]
     subtypes = patients["subtype"][patients["subtype"] != ""].value_counts().sort_index().to_dict()
     exclusions = pd.read_csv(study.exclusions_csv, dtype=str, keep_default_na=False)
-    return CohortReport(study.name, counts, subtypes, exclusions, missing, facts["unused_columns"])
+    return CohortReport(study.name, counts, subtypes, exclusions, missing, facts["unused_columns"], tables)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from wsibench.errors import CohortError
-from wsibench.study import SimulatedCohort, Study
+from wsibench.study import GdcCohort, SimulatedCohort, Study
 from wsibench.tables import read_rows, some
 
 SLIDES_COLUMNS = ("slide_id", "patient_id", "path", "site", "subtype", "mpp")
@@ -37,11 +37,13 @@ class Source:
 
 
 def source_of(study: Study) -> Source:
-    """Where the study's tables lie; of a simulated cohort those of its truth."""
+    """Where the study's tables lie; of a simulated cohort those of its truth, of the GDC's what it answered."""
     cohort = study.cohort
     if isinstance(cohort, SimulatedCohort):
         # The table of truth states each slide's mpp; cohort.csv holds only what a user overrides.
         return Source(study.truth / "slides.csv", True, study.truth / "expression.h5ad", {}, False)
+    if isinstance(cohort, GdcCohort):
+        return Source(study.gdc / "snapshot.json.gz", True, study.gdc / "expression.h5ad", {}, False)
     table = study.resolve(cohort.slides or cohort.patients)
     expression = study.resolve(cohort.expression) if cohort.expression else None
     return Source(table, cohort.slides is not None, expression, cohort.columns, True)

@@ -142,6 +142,15 @@ def read_xena(tpm: Path, *, annotation: Path, counts: Path | None = None) -> tup
     )
 
 
+def xena_samples(path: Path) -> list[str]:
+    """Barcodes of the samples of a matrix of UCSC Xena, from its first line alone."""
+    with pa.input_stream(str(path), compression="detect") as file:
+        head = b""
+        while b"\n" not in head and (more := file.read(1 << 16)):
+            head += more
+    return head.partition(b"\n")[0].decode(errors="replace").rstrip("\r").split("\t")[1:]
+
+
 def read_annotation(path: Path) -> pd.DataFrame:
     """Genes of a STAR counts file or a Xena probemap: gene_id (with version), gene_name, gene_type ("" unknown)."""
     with pa.input_stream(str(path), compression="detect") as file:

@@ -61,6 +61,46 @@ class LocalCohort(Section):
         return self
 
 
+class XenaMatrices(Section):
+    """UCSC Xena's matrices of a GDC project, instead of one STAR counts file a patient."""
+
+    tpm: str
+    """``TCGA-….star_tpm.tsv.gz``."""
+    counts: str | None = None
+    """``TCGA-….star_counts.tsv.gz``."""
+    annotation: str
+    """Xena's probemap, or any STAR counts file of the GDC (which also tells gene types)."""
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths that are given, as they stand in study.yaml."""
+        return [path for path in (self.tpm, self.counts, self.annotation) if path]
+
+
+class GdcCohort(Section):
+    """A TCGA project of the Genomic Data Commons: diagnostic slides paired with STAR counts."""
+
+    source: Literal["gdc"]
+    project: str = Field(pattern=r"^TCGA-[A-Z]+$")
+    snapshot: str | None = None
+    """An answer of the GDC that was kept (``gdc/snapshot.json.gz`` of an earlier run); unset, it is asked."""
+    slides: str | None = None
+    """Folder of slides already downloaded, as gdc-client lays it out: verified instead of fetched."""
+    rna: str | None = None
+    """Likewise for STAR counts files."""
+    xena: XenaMatrices | None = None
+    clinical: str | None = None
+    """Table of subtype and clinic; `wsibench.clinical` says which columns are understood."""
+    stream: bool = False
+    """Fetch each slide only when it is embedded, and delete it then."""
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths that are given, as they stand in study.yaml."""
+        own = [path for path in (self.snapshot, self.slides, self.rna, self.clinical) if path]
+        return own + (self.xena.paths if self.xena else [])
+
+
 class Tiles(Section):
     """Which tissue is looked at; the same for every encoder."""
 
@@ -143,7 +183,7 @@ class Study(Section):
     """A study as its study.yaml states it.  Read one with `Study.load`."""
 
     title: str
-    cohort: Annotated[SimulatedCohort | LocalCohort, Field(discriminator="source")]
+    cohort: Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")]
     tiles: Tiles = Tiles()
     encoders: list[str] = []
     controls: list[str] = []
@@ -193,7 +233,11 @@ class Study(Section):
 
     def _paths(self) -> list[str]:
         cohort = self.cohort
-        own = [cohort.slides, cohort.patients, cohort.expression] if isinstance(cohort, LocalCohort) else []
+        own: list[str | None] = []
+        if isinstance(cohort, LocalCohort):
+            own = [cohort.slides, cohort.patients, cohort.expression]
+        elif isinstance(cohort, GdcCohort):
+            own = [*cohort.paths]
         return [text for text in own if text] + [t.table for t in self.features.values()] + list(self.weights.values())
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
@@ -261,6 +305,16 @@ class Study(Section):
     def slides(self) -> Path:
         """Raw slides that the study generates or downloads."""
         return self.root / "slides"
+
+    @property
+    def rna(self) -> Path:
+        """Raw expression files that the study downloads."""
+        return self.root / "rna"
+
+    @property
+    def gdc(self) -> Path:
+        """What the GDC answered, and the tables made of it."""
+        return self.root / "gdc"
 
     @property
     def truth(self) -> Path:
