@@ -62,7 +62,7 @@ def test_absent_weights_of_a_gated_encoder_say_where_to_ask(study, monkeypatch, 
         encoders.find_weights(study(encoders=["uni"]), "uni")
     assert str(caught.value) == (
         "The weights of uni are not on this machine. 1. request access: https://huggingface.co/MahmoodLab/UNI "
-        "(licence CC-BY-NC-ND-4.0) 2. hf auth login, or set HF_TOKEN, then hf download MahmoodLab/UNI; "
+        "(licence CC-BY-NC-ND-4.0) 2. hf auth login, or set HF_TOKEN; "
         "or give a local folder: weights: {uni: /path/to/dir}"
     )
 

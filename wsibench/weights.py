@@ -58,7 +58,7 @@ def fetch(encoder: Encoder, folder: Path | None = None) -> Path:
 
 def _snapshot(encoder: Encoder, *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name, remedy = encoder.name, _remedy(encoder)
     try:
@@ -70,27 +70,26 @@ def _snapshot(encoder: Encoder, *, local: bool) -> Path:
             if weight_files(Path(path)):
                 return Path(path)
     except GatedRepoError as error:
-        granted = "you are not logged in" if error.response.status_code == 401 else "your account has no access"
-        raise WeightsError(f"{name} is gated on Hugging Face and {granted}.", _remedy(encoder, gated=True)) from None
+        refused = {401: "you are not logged in"}.get(
+            error.response.status_code, "your account has not been granted access"
+        )
+        raise WeightsError(f"{name} is gated on Hugging Face and {refused}.", _remedy(encoder, gated=True)) from None
     except RepositoryNotFoundError:
         raise WeightsError(f"There is no {encoder.repo} on Hugging Face, or you may not see it.", remedy) from None
     except LocalEntryNotFoundError:
         why = "" if local else ", and Hugging Face cannot be reached"
         raise WeightsError(f"The weights of {name} are not on this machine{why}.", remedy) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise WeightsError(f"The weights of {name} could not be fetched: {error}.", remedy) from None
+    except Exception as error:  # the HTTP client's own, cut connections, full disks
+        raise WeightsError(f"The weights of {name} could not be fetched: {error}.", remedy) from error
     raise WeightsError(f"{encoder.repo} holds no weights of {name}.", remedy)
 
 
-def _remedy(encoder: Encoder, *, gated: bool | None = None) -> str:
-    page = f"https://huggingface.co/{encoder.repo}"
+def _remedy(encoder: Encoder, *, gated: bool = False) -> str:
     folder = f"or give a local folder: weights: {{{encoder.name}: /path/to/dir}}"
-    if encoder.gate != "open" if gated is None else gated:
-        return (
-            f"1. request access: {page} (licence {encoder.licence}) 2. hf auth login, or set HF_TOKEN, "
-            f"then hf download {encoder.repo}; {folder}"
-        )
-    return f"Where there is a network: hf download {encoder.repo}; {folder}"
+    if not gated and encoder.gate == "open":
+        return f"Where there is a network: hf download {encoder.repo}; {folder}"
+    page = f"https://huggingface.co/{encoder.repo}"
+    return f"1. request access: {page} (licence {encoder.licence}) 2. hf auth login, or set HF_TOKEN; {folder}"
 
 
 def weight_files(folder: Path) -> list[Path]:
