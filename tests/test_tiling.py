@@ -115,14 +115,30 @@ def test_a_slide_of_one_tile_has_one(write_svs):
         assert tiling.find_tiles(slide, Tiles())[["x", "y"]].to_numpy().tolist() == [[0, 0]]
 
 
-def test_sampling_is_deterministic_ordered_and_even():
-    tiles = pd.DataFrame({"row": np.repeat(range(40), 50), "col": np.tile(range(50), 40)})
-    drawn = tiling.sample(tiles, 400, seed="ab12")
-    pd.testing.assert_frame_equal(drawn, tiling.sample(tiles, 400, seed="ab12"))
-    assert not drawn.equals(tiling.sample(tiles, 400, seed="ab13"))
-    assert drawn.equals(drawn.sort_values(["row", "col"]).drop_duplicates())
-    assert drawn.row.mean() == pytest.approx(19.5, abs=2)
-    assert tiling.sample(tiles, 2000, seed="ab12") is tiles
+@pytest.fixture
+def plain_slide(write_svs):
+    """A slide full of sharp tissue, 20 × 20 tiles of 28 µm."""
+    rng = np.random.default_rng(1)
+    image = np.clip(np.array(TISSUE) + rng.normal(0, 40, (1120, 1120, 1)), 0, 255).astype(np.uint8)
+    with open_slide(write_svs(image, 0.5)) as slide:
+        yield slide
+
+
+def test_sampling_is_deterministic_ordered_and_even(plain_slide):
+    settings = Tiles(tile_um=28.0, max_tiles=100)
+    tiles = tiling.find_tiles(plain_slide, settings)
+    assert len(tiles) == 400
+
+    def draw(seed):
+        return tiling.choose_tiles(plain_slide, tiles, settings, rng=np.random.default_rng(seed), max_bad=0)
+
+    drawn = draw(0)
+    pd.testing.assert_frame_equal(drawn, draw(0))
+    assert not drawn[["row", "col"]].equals(draw(1)[["row", "col"]])
+    assert len(drawn[["row", "col"]].drop_duplicates()) == 100
+    assert drawn.kept.all()
+    pd.testing.assert_frame_equal(drawn, drawn.sort_values(["row", "col"]))
+    assert drawn.row.mean() == pytest.approx(9.5, abs=2)
 
 
 # A study's slides
@@ -168,9 +184,9 @@ def test_tile_slides_end_to_end(study):
     assert table.loc["A", ["slide_mpp", "width_um", "height_um"]].tolist() == [0.5, 800, 800]
     assert tiling.tiled_slides(made) == ["A"]
     tiles = tiling.read_tiles(made, "A")
-    assert tiles.dtypes.astype(str).to_dict() == {
-        "x": "int64", "y": "int64", "row": "int64", "col": "int64", "tissue": "float32",
-    }  # fmt: skip
+    floats = dict.fromkeys(["tissue", "pen", "fold", "edge", "bubble", "sharpness"], "float32")
+    numbers = dict.fromkeys(["x", "y", "row", "col"], "int64")
+    assert tiles.dtypes.astype(str).to_dict() == {**numbers, **floats, "artefacts": "object", "kept": "bool"}
     assert tiles.attrs["slide_id"] == "A"
     assert (tiles.attrs["slide_mpp"], tiles.attrs["tile_um"]) == (0.5, 50)
     rows = {row.slide_id: row for row in artefacts.read_failures(made.failures_csv) if row.stage == "tiling"}

@@ -19,6 +19,10 @@ Scheme = Literal["preserved-site", "random-patient"]
 """How patients are divided into folds; the preserved-site arm is the primary one."""
 
 
+TileArtefact = Literal["pen", "blur", "fold", "edge", "bubble"]
+"""What may spoil a tile; `wsibench.quality` says how each is recognised."""
+
+
 class Section(BaseModel):
     """A frozen part of study.yaml that refuses unknown keys."""
 
@@ -112,6 +116,8 @@ class Tiles(Section):
     """Least share of a tile that must be tissue."""
     slide_mpp: float | None = Field(None, gt=0, strict=False)
     """µm/px to assume for slides that state none and have none in slides.csv; unset, they fail."""
+    drop: list[TileArtefact] = ["pen", "blur"]
+    """Tiles that show one of these are left out."""
     seed: int = 0
 
 
@@ -177,6 +183,9 @@ class Limits(Section):
     """What a stage tolerates."""
 
     failed_slides: float = Field(0.05, ge=0, le=1, strict=False)
+    """Share of the slides that may fail in a stage."""
+    bad_tiles: float = Field(0.05, ge=0, le=1, strict=False)
+    """Share of a slide's tiles that may be undecodable before the slide fails."""
 
 
 class Study(Section):

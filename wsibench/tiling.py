@@ -11,14 +11,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 from scipy.ndimage import map_coordinates
 
+from wsibench import quality
 from wsibench.artefacts import Artefact, Failure, check_failures, digest, failure, make_key, record_failures, writing
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
 from wsibench.errors import NotReady, SlideError
-from wsibench.slides import GIVE_MPP, Slide, open_slide
+from wsibench.slides import GIVE_MPP, Slide, check_damage, open_slide
 from wsibench.study import LocalCohort, Study, Tiles
 
-FORMAT = 1
+FORMAT = 2
 STAGE = "tiling"
 MASK_MPP = 8.0
 """µm/px of the thumbnail on which tissue is found: coarse enough to be fast, several pixels a tile."""
@@ -28,9 +29,7 @@ SATURATION_RANGE = (15, 30)
 Bare glass stays under the lower one, whatever its tint; faint stroma lies over the upper one.
 """
 DARK = 40
-"""Value (of 255) under which a pixel is a slide's black border, a label or a marker."""
-INK_MARGIN = 10
-"""Green exceeding red by this much (of 255) is no stain but blue or green ink: H&E absorbs green most."""
+"""Value (of 255) under which a pixel is a slide's black border or a label."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class _Task:
     identity: str
     mpp: float | None
     tiles: Tiles
+    max_bad: float
     artefact: Artefact
 
 
@@ -62,7 +62,9 @@ def _tasks(study: Study) -> list[_Task]:
         mpp = _given_mpp(row.mpp)
         key = make_key(STAGE, FORMAT, section, made_from=[row.identity, str(mpp)])
         artefact = Artefact(study.tiles_parquet(row.slide_id), key)
-        tasks.append(_Task(row.slide_id, Path(row.path), row.identity, mpp, study.tiles, artefact))
+        tasks.append(
+            _Task(row.slide_id, Path(row.path), row.identity, mpp, study.tiles, study.limits.bad_tiles, artefact)
+        )
     return tasks
 
 
@@ -77,7 +79,9 @@ def tile_slides(study: Study) -> pd.DataFrame:
     -------
     DataFrame
         One row a slide that has tiles: slide_id, slide_mpp, width_um, height_um, tissue_mm2,
-        n_tissue_tiles (that qualify) and n_tiles (that were kept).
+        n_tissue_tiles (that are tissue enough), n_tiles (that were kept), n_measured (those of which
+        the quality was looked at: all, or as many as it took to keep tiles.max_tiles), n_pen, n_blur,
+        n_fold, n_edge, n_bubble (of the measured) and n_damaged (that cannot be decoded).
 
     Raises
     ------
@@ -96,15 +100,14 @@ def tile_slides(study: Study) -> pd.DataFrame:
     return pd.DataFrame([_summary(task) for task in tasks if task.slide_id not in failed], columns=SUMMARY)
 
 
-SUMMARY = ["slide_id", "slide_mpp", "width_um", "height_um", "tissue_mm2", "n_tissue_tiles", "n_tiles"]
+COUNTS = ["n_tissue_tiles", "n_tiles", "n_measured", *(f"n_{name}" for name in quality.FLAGS), "n_damaged"]
+SUMMARY = ["slide_id", "slide_mpp", "width_um", "height_um", "tissue_mm2", *COUNTS]
 
 
 def _summary(task: _Task) -> list[Any]:
-    file = pq.ParquetFile(task.artefact.path)
-    attrs = file.schema_arrow.pandas_metadata["attributes"]
-    side_um = [attrs[side] * attrs["slide_mpp"] for side in ("width_px", "height_px")]
-    known = [attrs[name] for name in ("tissue_mm2", "n_tissue_tiles")]
-    return [task.slide_id, attrs["slide_mpp"], *side_um, *known, file.metadata.num_rows]
+    attrs = pq.read_schema(task.artefact.path).pandas_metadata["attributes"]
+    width_um, height_um = (attrs[side] * attrs["slide_mpp"] for side in ("width_px", "height_px"))
+    return [task.slide_id, attrs["slide_mpp"], width_um, height_um, attrs["tissue_mm2"], *(attrs[n] for n in COUNTS)]
 
 
 def tiled_slides(study: Study) -> list[str]:
@@ -112,16 +115,22 @@ def tiled_slides(study: Study) -> list[str]:
     return [task.slide_id for task in _tasks(study) if task.artefact.due() is None]
 
 
-def read_tiles(study: Study, slide_id: str) -> pd.DataFrame:
+def read_tiles(study: Study, slide_id: str, *, dropped: bool = False) -> pd.DataFrame:
     """The tiles of one slide.
+
+    Parameters
+    ----------
+    dropped
+        Give the tiles that were left out for an artefact as well; `kept` tells them apart.
 
     Returns
     -------
     DataFrame
-        x, y (int64, level-0 pixels of the top-left corner), row, col (int64, of the grid), tissue
-        (float32, share of the tile), sorted by row and column.
+        x, y (int64, level-0 pixels of the top-left corner), row, col (int64, of the grid), tissue,
+        pen, fold, edge, bubble (float32, shares of the tile), sharpness (float32, grey levels² at
+        1 µm/px), artefacts (str, joined by ``+``), kept (bool); sorted by row and column.
         ``attrs``: slide_id, slide_mpp (µm/px, already settled: hand it to `open_slide`), tile_um,
-        width_px, height_px, tissue_mm2, n_tissue_tiles.
+        width_px, height_px, tissue_mm2, and the counts of `tile_slides`.
 
     Raises
     ------
@@ -131,21 +140,28 @@ def read_tiles(study: Study, slide_id: str) -> pd.DataFrame:
     path = study.tiles_parquet(slide_id)
     if not path.exists():
         raise NotReady(f"Slide {slide_id} has no tiles.", "Run 02_tiling; failures.csv may say why it has none.")
-    return pd.read_parquet(path)
+    tiles = pd.read_parquet(path)
+    return tiles if dropped else tiles[tiles.kept].reset_index(drop=True)
 
 
 def _tile_slide(task: _Task) -> None:
     cv2.setNumThreads(1)  # slides are already one to a process
     with open_slide(task.path, slide_mpp=task.mpp, assumed_mpp=task.tiles.slide_mpp) as slide:
         tiles = find_tiles(slide, task.tiles)
-    kept = sample(tiles, task.tiles.max_tiles, seed=digest([task.tiles.seed, task.identity]))
-    kept.attrs["slide_id"] = task.slide_id
-    with writing(task.artefact, slide_id=task.slide_id, n_tiles=len(kept)) as temporary:
-        kept.to_parquet(temporary, index=False)
+        rng = np.random.default_rng(int(digest([task.tiles.seed, task.identity]), 16))
+        tiles = choose_tiles(slide, tiles, task.tiles, rng=rng, max_bad=task.max_bad)
+    tiles.attrs["slide_id"] = task.slide_id
+    with writing(task.artefact, slide_id=task.slide_id, n_tiles=tiles.attrs["n_tiles"]) as temporary:
+        tiles.to_parquet(temporary, index=False)
 
 
 def find_tiles(slide: Slide, settings: Tiles) -> pd.DataFrame:
-    """All tiles of a slide that are tissue enough, as `read_tiles` describes them.
+    """All tiles of a slide that are tissue enough, with what the thumbnail tells of their quality.
+
+    Returns
+    -------
+    DataFrame
+        x, y, row, col, tissue, pen, fold, edge and bubble as `read_tiles` describes them.
 
     Raises
     ------
@@ -157,15 +173,19 @@ def find_tiles(slide: Slide, settings: Tiles) -> pd.DataFrame:
         size = " × ".join(f"{side * slide.slide_mpp:.0f}" for side in slide.size_px)
         raise SlideError(f"The slide ({size} µm) is smaller than a tile ({settings.tile_um:g} µm).", GIVE_MPP)
     thumbnail, mpp = slide.thumbnail(min(MASK_MPP, settings.tile_um / 8))
-    mask = tissue_mask(thumbnail)
-    if not mask.any():
+    tissue = tissue_mask(thumbnail)
+    if not tissue.any():
         raise SlideError("No tissue was found on the slide.", "Look at it; drop it from slides.csv if it is blank.")
-    to_mask = slide.slide_mpp / mpp
-    grid["tissue"] = area_share(mask, grid[["x", "y"]].to_numpy() * to_mask, settings.tile_um / mpp)
-    tiles = grid[grid.tissue >= settings.min_tissue].reset_index(drop=True)
+    side = settings.tile_um / mpp
+    corners = grid[["x", "y"]].to_numpy() * slide.slide_mpp / mpp
+    for column, mask in {"tissue": tissue, **quality.masks(thumbnail, tissue, side)}.items():
+        grid[column] = area_share(mask, corners, side)
+    lost = area_share(_damaged(slide, tissue.shape, mpp), corners, side) > 0
+    tiles = grid[(grid.tissue >= settings.min_tissue) & ~lost].reset_index(drop=True)
     if tiles.empty:
+        which = "No tile that can be decoded" if lost.any() else "No tile"
         raise SlideError(
-            f"No tile is {settings.min_tissue:.0%} tissue; the best is {grid.tissue.max():.0%}.",
+            f"{which} is {settings.min_tissue:.0%} tissue; the best is {grid.tissue[~lost].max():.0%}.",
             "Lower tiles.min_tissue or tiles.tile_um in study.yaml, or drop the slide.",
         )
     tiles.attrs = {
@@ -173,10 +193,73 @@ def find_tiles(slide: Slide, settings: Tiles) -> pd.DataFrame:
         "tile_um": settings.tile_um,
         "width_px": slide.size_px[0],
         "height_px": slide.size_px[1],
-        "tissue_mm2": float(mask.sum() * (mpp / 1000) ** 2),
+        "tissue_mm2": float(tissue.sum() * (mpp / 1000) ** 2),
         "n_tissue_tiles": len(tiles),
+        "n_damaged": int(lost.sum()),
     }
     return tiles
+
+
+def _damaged(slide: Slide, shape: tuple[int, int], mpp: float) -> np.ndarray:
+    """Where the thumbnail is white only because the file could not be decoded there."""
+    mask = np.zeros(shape, bool)
+    for left, top, right, bottom in np.rint(slide.damaged() * slide.slide_mpp / mpp).astype(int).tolist():
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def choose_tiles(
+    slide: Slide, tiles: pd.DataFrame, settings: Tiles, *, rng: np.random.Generator, max_bad: float
+) -> pd.DataFrame:
+    """Draw up to `settings.max_tiles` tiles at random, passing over those with an artefact to be dropped.
+
+    Sharpness has to be read from the slide, so that only the tiles drawn are measured.
+
+    Returns
+    -------
+    DataFrame
+        The drawn tiles in the order of the grid, as `read_tiles` describes them.
+
+    Raises
+    ------
+    SlideError
+        When too much of the slide cannot be decoded, or no tile is left.
+    """
+    check_damage(slide.path, tiles.attrs["n_damaged"], len(tiles) + tiles.attrs["n_damaged"], max_bad)
+    order = rng.permutation(len(tiles))
+    drawn, n_kept = [], 0
+    while n_kept < settings.max_tiles and len(order):
+        at, order = np.split(order, [settings.max_tiles - n_kept])
+        chosen = tiles.iloc[np.sort(at)]
+        measured = _measure(slide, chosen, settings)
+        n_kept += int(measured.kept.sum())
+        drawn.append(measured)
+    n_lost = len(tiles) - len(order) - sum(map(len, drawn))
+    check_damage(slide.path, n_lost, len(tiles) - len(order), max_bad)
+    found = pd.concat(drawn).sort_index().reset_index(drop=True)
+    flagged = quality.flags(found).sum()
+    if n_kept == 0:
+        counts = ", ".join(f"{flagged[name]} {name}" for name in settings.drop if flagged[name])
+        raise SlideError(f"None of {len(found)} tissue tiles is clean: {counts}.", "Look at it, or change tiles.drop.")
+    counts = {"n_tiles": n_kept, "n_measured": len(found), "n_damaged": tiles.attrs["n_damaged"] + n_lost}
+    found.attrs = tiles.attrs | counts | {f"n_{name}": int(n) for name, n in flagged.items()}
+    return found
+
+
+def _measure(slide: Slide, tiles: pd.DataFrame, settings: Tiles) -> pd.DataFrame:
+    """Those of the tiles that can be decoded, with sharpness, flags and whether they are kept."""
+    sharpness = np.full(len(tiles), np.nan, np.float32)
+    decoded = np.zeros(len(tiles), bool)
+    reading = {"tile_um": settings.tile_um, "wanted_mpp": quality.SHARPNESS_MPP, "max_bad": 1.0}
+    for indices, pixels in slide.read_tiles(tiles[["x", "y"]].to_numpy(), **reading):
+        sharpness[indices] = quality.sharpness(pixels, settings.tile_um)
+        decoded[indices] = True
+    tiles = tiles.assign(sharpness=sharpness)[decoded]
+    shown = quality.flags(tiles)
+    names = shown.columns.to_numpy()
+    return tiles.assign(
+        artefacts=["+".join(names[row]) for row in shown.to_numpy()], kept=~shown[settings.drop].any(axis=1).to_numpy()
+    )
 
 
 def physical_grid(size_px: tuple[int, int], slide_mpp: float, tile_um: float) -> pd.DataFrame:
@@ -196,7 +279,7 @@ def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
     """Stained tissue on a thumbnail of about 4 to 8 µm/px.
 
     Saturation over Otsu's threshold, kept within bounds that hold for blank and for full slides;
-    grey dust, black borders and blue or green ink are not tissue.
+    grey dust, black borders and ink are not tissue.
 
     Parameters
     ----------
@@ -211,8 +294,7 @@ def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
     smooth = cv2.GaussianBlur(thumbnail, (0, 0), 1.5)
     saturation, value = cv2.split(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV))[1:]
     otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_OTSU)
-    red, green = smooth[..., 0].astype(np.int16), smooth[..., 1].astype(np.int16)
-    return (saturation > np.clip(otsu, *SATURATION_RANGE)) & (value > DARK) & (green - red < INK_MARGIN)
+    return (saturation > np.clip(otsu, *SATURATION_RANGE)) & (value > DARK) & ~quality.ink(thumbnail)
 
 
 def area_share(mask: np.ndarray, xy: np.ndarray, side: float) -> np.ndarray:
@@ -239,11 +321,3 @@ def area_share(mask: np.ndarray, xy: np.ndarray, side: float) -> np.ndarray:
     right, bottom = left + side, top + side
     covered = at([bottom, right]) - at([top, right]) - at([bottom, left]) + at([top, left])
     return np.clip(covered / side**2, 0, 1).astype(np.float32)
-
-
-def sample(tiles: pd.DataFrame, n: int, *, seed: str) -> pd.DataFrame:
-    """At most `n` of the tiles, drawn at random, in their old order."""
-    if len(tiles) <= n:
-        return tiles
-    rng = np.random.default_rng(int(seed, 16))
-    return tiles.iloc[np.sort(rng.choice(len(tiles), n, replace=False))].reset_index(drop=True)
