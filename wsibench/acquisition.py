@@ -80,7 +80,7 @@ def acquire(study: Study) -> Acquired:
         raise CohortError(f"No patient of {cohort.project} has both a diagnostic slide and RNA of a primary tumour.")
     slides = snapshot.gdc_files(pairing.slides)
     rna = [] if cohort.xena else snapshot.gdc_files(pairing.rna)
-    have = _found(study, cohort.slides, slides)
+    have = found(study, cohort.slides, slides)
     if not cohort.stream:
         download.check_space([file for file in slides if _to_fetch(file, study.slides, have)], study.slides)
     tables = _tables(study, pairing)
@@ -207,7 +207,7 @@ def _subtypes(study: Study) -> dict[str, str]:
 
 
 def _fetch_rna(study: Study, files: list[GdcFile]) -> None:
-    have = _found(study, study.cohort.rna, files)
+    have = found(study, study.cohort.rna, files)
     errors = download.fetch_batches(files, study.rna, label="01 RNA", already=have)
     if errors:
         name, error = next(iter(errors.items()))
@@ -230,7 +230,7 @@ def _write_expression(study: Study, pairing: tcga.Pairing, artefact: Artefact) -
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
 
 
-def _found(study: Study, folder: str | None, files: list[GdcFile]) -> dict[str, Path]:
+def found(study: Study, folder: str | None, files: list[GdcFile]) -> dict[str, Path]:
     """Files that the user has: in the folder itself, or a folder each, whatever that is called."""
     if not folder:
         return {}

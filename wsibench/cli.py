@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("study")
     command.set_defaults(do=_figures)
 
+    command = commands.add_parser("cohort", help="build a study's cohort, or say what that would take")
+    command.add_argument("study")
+    command.add_argument("--plan", action="store_true", help="say slides, gigabytes, hours and disk; fetch nothing")
+    command.add_argument("--mb-per-s", type=float, default=50.0, help="bandwidth to reckon with (default: 50)")
+    command.set_defaults(do=_cohort)
+
     command = commands.add_parser("encoders", help="list the encoders, their licences and their exposure to TCGA")
     command.set_defaults(do=_encoders)
 
@@ -94,6 +100,19 @@ def _figures(asked: argparse.Namespace) -> int:
     study = Study.load(asked.study)
     run(study, first="07", force=True, say=say_line)
     _summary(study)
+    return 0
+
+
+def _cohort(asked: argparse.Namespace) -> int:
+    study = Study.load(asked.study)
+    if asked.plan:
+        from wsibench.plan import cohort_plan, plan_text
+
+        print(plan_text(cohort_plan(study, mb_per_s=asked.mb_per_s)))
+    else:
+        from wsibench.cohort import build
+
+        print(build(study))
     return 0
 
 
