@@ -137,9 +137,7 @@ def main() -> None:
         print(json.dumps(read(reader, Path(path), float(mpp), arguments.tiles)))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        print(
-            f"{'slide':>10} {'reader':>10} {'tiles':>6} {'CPU ms/tile':>12} {'wall ms/tile':>13} {'peak MiB':>9}  ratio"
-        )
+        print("slide (µm/px)  reader     tiles  CPU ms/tile  wall ms/tile  peak MiB  ratio  mean grey")
         for mpp in (0.5, 0.25):
             path = Path(folder, f"mosaic-{mpp}.svs")
             build(path, arguments.slide, mpp, arguments.tiles)
@@ -147,8 +145,8 @@ def main() -> None:
             for reader, row in found.items():
                 ratio = found["openslide"]["cpu_ms"] / row["cpu_ms"]
                 print(
-                    f"{mpp:>7} mpp {reader:>10} {row['tiles']:>6} {row['cpu_ms']:>12.2f} {row['wall_ms']:>13.2f}"
-                    f" {row['peak_mib']:>9.0f}  {ratio:.1f} ×  (mean grey {row['mean']:.2f})"
+                    f"{mpp:<14} {reader:<9} {row['tiles']:>6} {row['cpu_ms']:>12.2f} {row['wall_ms']:>13.2f}"
+                    f" {row['peak_mib']:>9.0f} {ratio:>5.1f}× {row['mean']:>10.2f}"
                 )
             path.unlink()
 

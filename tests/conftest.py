@@ -1,7 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -85,3 +85,19 @@ def _jpeg_tiles(level: np.ndarray, px: int, subsampling: str, rgb: bool, quality
                 yield imagecodecs.jpeg8_encode(tile, quality, colorspace="RGB", outcolorspace="RGB")
             else:
                 yield simplejpeg.encode_jpeg(tile, quality, colorspace="RGB", colorsubsampling=subsampling)
+
+
+@pytest.fixture
+def flip_bytes() -> Callable[[Path, Iterable[int]], None]:
+    """Invert the middle half of some of a TIFF's file tiles: ``flip_bytes(path, indices)``."""
+
+    def flip(path: Path, indices: Iterable[int]) -> None:
+        with tifffile.TiffFile(path) as tiff:
+            places = list(zip(tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts, strict=True))
+        content = bytearray(path.read_bytes())
+        for offset, length in (places[index] for index in indices):
+            for at in range(offset + length // 4, offset + 3 * length // 4):
+                content[at] ^= 0xFF
+        path.write_bytes(content)
+
+    return flip

@@ -141,6 +141,30 @@ def test_what_is_no_slide_says_so(tmp_path):
         open_slide(tmp_path / "text.svs")
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "photometric", "kind"),
+    [
+        ((600, 600), np.uint16, "minisblack", "16-bit grey"),
+        ((600, 600, 3), np.uint16, "rgb", "16-bit RGB"),
+        ((600, 600), np.uint8, "minisblack", "8-bit grey"),
+        ((600, 600, 4), np.uint8, "rgb", "8-bit RGBA"),
+    ],
+)
+def test_images_that_are_not_8_bit_rgb_say_what_they_are(tmp_path, shape, dtype, photometric, kind):
+    path = tmp_path / "slide.svs"
+    tifffile.imwrite(
+        path,
+        np.full(shape, 100, dtype),
+        tile=(256, 256),
+        photometric=photometric,
+        extrasamples=["unassalpha"] if shape[2:] == (4,) else None,
+        description="Aperio\n|MPP = 0.5",
+        metadata=None,
+    )
+    with pytest.raises(SlideError, match=f"slide.svs is a {kind} image; .*Export it as 8-bit RGB"):
+        open_slide(path)
+
+
 @pytest.mark.real
 def test_real_slides(real_data):
     with open_slide(real_data / "slides/CMU-1-Small-Region.svs") as slide:

@@ -221,6 +221,26 @@ def test_too_many_failures_stop_the_stage(study):
     assert made.tiles_parquet("A").exists()
 
 
+def test_damaged_tissue_is_counted_and_never_taken_for_glass(study, flip_bytes):
+    made = study({"A": (specimen(), 0.5)}, tiles={"tile_um": 32}, limits={"bad_tiles": 0.3})
+    flip_bytes(made.root / "A.svs", [16, 17])  # of 7 × 7 file tiles: x 512 to 1024, y 512 to 768
+    cohort.build(made)
+    table = tiling.tile_slides(made)
+    tiles = tiling.read_tiles(made, "A")
+    hit = (tiles.x + 64 > 512) & (tiles.x < 1024) & (tiles.y + 64 > 512) & (tiles.y < 768)
+    assert not hit.any()
+    assert table.n_damaged.tolist() == [8 * 4]
+    assert table.n_tiles.tolist() == [13 * 13 - 8 * 4]
+
+    made = study({"A": (specimen(), 0.5)}, tiles={"tile_um": 32}, limits={"failed_slides": 1.0})
+    flip_bytes(made.root / "A.svs", [16, 17])
+    cohort.build(made)
+    assert tiling.tile_slides(made).empty
+    (row,) = artefacts.read_failures(made.failures_csv)
+    assert "A.svs is damaged: at least 32 of 1" in row.error
+    assert "limits.bad_tiles" in row.remedy
+
+
 @pytest.mark.real
 def test_real_slide_yields_tiles_on_tissue_only(real_data):
     with open_slide(real_data / "slides/CMU-1-Small-Region.svs") as slide:

@@ -56,7 +56,8 @@ def expected(study: Study) -> list[Artefact]:
 
 
 def _tasks(study: Study) -> list[_Task]:
-    section = study.tiles.model_dump(mode="json")
+    max_bad = study.limits.bad_tiles
+    section = {"tiles": study.tiles.model_dump(mode="json"), "bad_tiles": max_bad}
     tasks = []
     for row in read_cohort(study).itertuples():
         mpp = _given_mpp(row.mpp)
