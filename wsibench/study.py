@@ -155,18 +155,22 @@ class Abmil(Section):
     """Settings of gated attention MIL (the paper's probe)."""
 
     tiles_train: int = Field(128, ge=1)
-    tiles_test: int = Field(256, ge=1)
+    """Most tiles of a patient that a network trains on, another draw for each seed; all of them are predicted from."""
     pca: int | None = Field(256, ge=1)
-    """Components of a PCA fitted on training tiles; null feeds the raw features."""
+    """Components of a PCA fitted on training tiles, for features wider than this; null feeds the raw features."""
     embed: int = Field(128, ge=1)
     attention: int = Field(64, ge=1)
     dropout: float = Field(0.25, ge=0, lt=1, strict=False)
-    lr: float = Field(3e-4, gt=0, strict=False)
+    lr: float = Field(3e-3, gt=0, strict=False)
+    """Of AdamW, at the start of a cosine to 0."""
     weight_decay: float = Field(1e-5, ge=0, strict=False)
     batch: int = Field(16, ge=1)
+    """Patients a step."""
     epochs: int = Field(30, ge=1)
-    patience: int = Field(5, ge=1)
+    patience: int = Field(10, ge=1)
+    """Epochs without a better inner validation before training stops."""
     seeds: int = Field(3, ge=1)
+    """Networks that are averaged."""
 
 
 class Ranking(Section):
@@ -175,6 +179,8 @@ class Ranking(Section):
     bootstrap: int = Field(2000, ge=100)
     permutations: dict[str, int] = {"ridge": 100, "abmil": 5}
     """Refits under permuted pairing, by probe; 0 or absent for none."""
+    seed: int = 0
+    """Of the bootstrap and the permutations."""
     rope: float = Field(0.01, ge=0, strict=False)
     """Differences of mean ρ smaller than this count as practically equal."""
 

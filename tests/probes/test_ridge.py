@@ -49,7 +49,7 @@ def test_penalty_grows_with_noise(data):
     fitted = Ridge().fit(patients(x[:90]), y[:90])
     alphas = np.median(ALPHAS[fitted.best].reshape(4, 15), axis=1)
     assert alphas[0] < alphas[1] < alphas[3]
-    assert sum(fitted.chosen["alpha"].values()) == 60
+    assert sum(fitted.chosen["genes"].values()) == 60
 
 
 def test_scale_and_offset_of_features_and_targets_do_not_matter(data):

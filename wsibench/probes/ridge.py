@@ -85,9 +85,10 @@ class FittedRidge:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """How many genes took each penalty."""
+        """The median gene's penalty, and how many genes took each."""
         counts = np.bincount(self.best, minlength=len(ALPHAS))
-        return {"alpha": {f"{a:.3g}": int(c) for a, c in zip(ALPHAS, counts, strict=True) if c}}
+        genes = {f"{a:.3g}": int(c) for a, c in zip(ALPHAS, counts, strict=True) if c}
+        return {"alpha": float(np.median(ALPHAS[self.best])), "genes": genes}
 
     def predict(self, patients: Patients) -> np.ndarray:
         """Predicted expression, float32 (n, genes)."""
