@@ -119,8 +119,8 @@ def test_status_reads_no_slide_that_has_not_changed(make, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet", "h5ad"])
 def test_expression_may_come_in_any_kind_of_table(make, kind):
-    study = make(expression=True, name=f"expression.{kind}")
-    path = study.root / f"expression.{kind}"
+    study = make(expression=True, name=f"rna.{kind}")
+    path = study.root / f"rna.{kind}"
     table = pd.read_csv(io.StringIO(EXPRESSION), dtype={"patient_id": str})
     if kind == "csv.gz":
         path.write_bytes(gzip.compress(EXPRESSION.encode()))
@@ -211,10 +211,10 @@ def test_another_list_of_genes_is_another_expression(make):
 
 
 def test_protein_coding_genes_are_told_by_their_type(make):
-    study = make(expression=True, name="expression.h5ad", expression_section={"genes": "protein_coding"})
+    study = make(expression=True, name="rna.h5ad", expression_section={"genes": "protein_coding"})
     var = pd.DataFrame({"gene_type": ["protein_coding", "lncRNA"]}, index=["ESR1", "XIST"])
     obs = pd.DataFrame(index=["007", "008", "009"])
-    anndata.AnnData(np.arange(6, dtype="float32").reshape(3, 2), obs, var).write_h5ad(study.root / "expression.h5ad")
+    anndata.AnnData(np.arange(6, dtype="float32").reshape(3, 2), obs, var).write_h5ad(study.root / "rna.h5ad")
     cohort.build(study)
     assert cohort.read_expression(study).var_names.tolist() == ["ESR1"]
 
@@ -369,6 +369,23 @@ def test_genes_that_cannot_be_told_are_refused(make, genes, words):
 )
 def test_columns_that_are_mapped_have_to_exist(make, columns, words):
     refused(make(columns=columns), *words)
+
+
+@pytest.mark.parametrize("kind", ["expression", "slides", "link"])
+def test_a_table_that_the_study_would_overwrite_is_refused(make, kind):
+    study = make(SLIDES, None if kind == "slides" else EXPRESSION)
+    content = yaml.safe_load((study.root / "study.yaml").read_text())
+    output = study.root / ("cohort.csv" if kind == "slides" else "expression.h5ad")
+    if kind == "link":
+        output.symlink_to(study.root / "expression.csv")
+    else:
+        output.write_text("mine")
+        content["cohort"][kind] = output.name
+    (study.root / "study.yaml").write_text(yaml.safe_dump(content))
+    before = output.read_bytes()
+    with pytest.raises(CohortError, match=r"which the study itself writes\. Give your own table another name"):
+        cohort.build(Study.load("own"))
+    assert output.read_bytes() == before
 
 
 def test_a_patient_listed_twice_is_refused(make):

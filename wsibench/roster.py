@@ -46,7 +46,26 @@ def source_of(study: Study) -> Source:
         return Source(study.gdc / "snapshot.json.gz", True, study.gdc / "expression.h5ad", {}, False)
     table = study.resolve(cohort.slides or cohort.patients)
     expression = study.resolve(cohort.expression) if cohort.expression else None
+    for path in filter(None, (table, expression)):
+        check_not_output(study, path)
     return Source(table, cohort.slides is not None, expression, cohort.columns, True)
+
+
+def check_not_output(study: Study, path: Path) -> None:
+    """Refuse a table of the user's that the study itself would overwrite.
+
+    Raises
+    ------
+    CohortError
+        When `path` is a file that a stage of the study leaves.
+    """
+    tables = (study.cohort_csv, study.exclusions_csv, study.failures_csv, study.expression_h5ad)
+    later = (study.benchmark_h5ad, study.benchmark_exclusions_csv, study.scores_parquet, study.leaderboard_csv)
+    if path in {output.resolve() for output in tables + later}:
+        raise CohortError(
+            f"study.yaml names {path} as input, which the study itself writes.",
+            "Give your own table another name, or keep it in another folder, and correct study.yaml.",
+        )
 
 
 def read_roster(study: Study, source: Source) -> tuple[pd.DataFrame, list[str]]:

@@ -9,6 +9,7 @@ from wsibench.artefacts import digest, key_at
 from wsibench.compute import progress
 from wsibench.errors import CohortError
 from wsibench.features import read_features
+from wsibench.roster import check_not_output
 from wsibench.study import SimulatedCohort, Study
 from wsibench.tables import read_matrix, some
 
@@ -80,6 +81,7 @@ def from_table(study: Study, name: str, rows: pd.DataFrame) -> Vectors:
     """
     table = study.features[name]
     path = study.resolve(table.table)
+    check_not_output(study, path)
     ids = rows[table.id][rows[table.id] != ""].unique()
     if not len(ids):
         raise CohortError(f"features.{name} has a vector a slide, but the cohort names no slides.", "Use patient_id.")
