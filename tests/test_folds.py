@@ -194,6 +194,18 @@ def test_balance_says_sizes_sites_and_shares(study):
     np.testing.assert_allclose(table.filter(like="share ").sum(axis=1), 1)
 
 
+def test_a_study_without_sites_or_subtypes_is_divided_at_random(study):
+    pd.read_csv(study.root / "patients.csv")[["patient_id"]].to_csv(study.root / "patients.csv", index=False)
+    write_yaml(study.root, schemes=["random-patient"])
+    study = Study.load("own")
+    cohort.build(study)
+    obs = assembly.assemble(study).obs
+    folds.divide(study)
+    table = folds.balance(study, obs)
+    assert table["n_patients"].tolist() == [10] * 4
+    assert table["n_sites"].tolist() == [0] * 4
+
+
 def test_folds_wait_for_the_benchmark(study):
     study.benchmark_h5ad.unlink()
     with pytest.raises(NotReady):
