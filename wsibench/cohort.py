@@ -220,7 +220,7 @@ def _artefacts(study: Study, cohort_key: str, expression_key: str) -> list[Artef
 
 
 def _simulated_keys(study: Study, simulated: list[Artefact]) -> tuple[str, str]:
-    made_from = [artefact.key for artefact in simulated]
+    made_from = [*(artefact.key for artefact in simulated), _listed_genes(study)]
     section = study.cohort.model_dump(mode="json")
     expression = study.expression.model_dump(mode="json")
     return make_key(STAGE, FORMAT, section, made_from), make_key(STAGE, FORMAT, expression, made_from)
@@ -230,12 +230,17 @@ def _table_keys(study: Study, rows: pd.DataFrame, files: _Files) -> tuple[str, s
     """Keys from what the tables say rather than from their bytes: a moved slide refits nothing."""
     source = source_of(study)
     table = files.identity(source.expression, file_sha256) if source.expression else ""
-    genes = gene_file(study)
-    listed = file_sha256(genes) if genes and genes.is_file() else ""
     cohort = make_key(STAGE, FORMAT, study.cohort.model_dump(mode="json"), [digest(rows.to_dict("records")), table])
     patients = digest(sorted(set(_present(rows)["patient_id"])))
-    expression = make_key(STAGE, FORMAT, study.expression.model_dump(mode="json"), [table, listed, patients])
+    expression = make_key(
+        STAGE, FORMAT, study.expression.model_dump(mode="json"), [table, _listed_genes(study), patients]
+    )
     return cohort, expression
+
+
+def _listed_genes(study: Study) -> str:
+    path = gene_file(study)
+    return file_sha256(path) if path and path.is_file() else ""
 
 
 # Writing
