@@ -1,5 +1,7 @@
 """A project of the GDC brought here: its file list, who can be paired, the files, and their tables."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +16,13 @@ from wsibench.artefacts import (
     file_sha256,
     key_at,
     make_key,
+    meta_path,
     read_meta,
     writing,
 )
 from wsibench.errors import CohortError, GdcError
 from wsibench.gdc import GdcFile
-from wsibench.study import Study
+from wsibench.study import GdcCohort, Study
 
 FORMAT = 1
 STAGE = "cohort"
@@ -161,6 +164,33 @@ def read_slides(study: Study) -> pd.DataFrame:
     return rows.sort_values(["patient_id", "slide_id"], ignore_index=True)
 
 
+def is_streamed(study: Study) -> bool:
+    """Whether slides are fetched one by one when they are embedded, and not kept."""
+    return isinstance(study.cohort, GdcCohort) and study.cohort.stream
+
+
+@contextmanager
+def fetched(study: Study, name: str) -> Iterator[Path]:
+    """One slide of a streamed cohort, here for as long as the context lasts.
+
+    What was fetched is deleted however the context ends, or else the slides that fail would fill the
+    disk; a slide in a folder of the user's own stays there.  A process that is killed leaves at most
+    the slide it was at, which the next one takes up.
+
+    Raises
+    ------
+    GdcError
+        When the slide cannot be had; the part that was fetched stays, to be gone on with.
+    """
+    [file] = [file for file in snapshot.gdc_files(read_pairing(study).slides) if file.name == name]
+    path = download.fetch(file, study.slides, already=found(study, study.cohort.slides, [file]).get(name))
+    try:
+        yield path
+    finally:
+        meta_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
 def exclusions(study: Study) -> list[tuple[str, str, str]]:
     """What the pairing rules drop: what, id, reason."""
     return list(read_pairing(study).dropped.itertuples(index=False, name=None))
@@ -231,7 +261,7 @@ def _write_expression(study: Study, pairing: tcga.Pairing, artefact: Artefact) -
 
 
 def found(study: Study, folder: str | None, files: list[GdcFile]) -> dict[str, Path]:
-    """Files that the user has: in the folder itself, or a folder each, whatever that is called."""
+    """Files that the user has, by name: in `folder` itself, or a folder each, whatever that is called."""
     if not folder:
         return {}
     root = study.resolve(folder)

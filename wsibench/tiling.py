@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from scipy.ndimage import map_coordinates
 
 from wsibench import quality
+from wsibench.acquisition import is_streamed
 from wsibench.artefacts import Artefact, Failure, check_failures, digest, failure, make_key, record_failures, writing
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
@@ -47,12 +48,23 @@ def not_applicable(study: Study) -> str | None:
     """Why the study has nothing to tile, or None."""
     if isinstance(study.cohort, LocalCohort) and study.cohort.slides is None:
         return "The cohort is a table of patients without slides: there is nothing to tile."
+    if is_streamed(study) and not (study.cohort_csv.exists() and tiled_slides(study)):
+        return (
+            "Slides are streamed: 03_embedding fetches, tiles and embeds one after another. "
+            "Run this stage again after it, to look at what was tiled."
+        )
     return None
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The parquet file of every slide of the cohort."""
-    return [task.artefact for task in _tasks(study)]
+    """The parquet file of every slide of the cohort; of a streamed one, those that there are."""
+    artefacts = [task.artefact for task in _tasks(study)]
+    return [artefact for artefact in artefacts if artefact.due() is None] if is_streamed(study) else artefacts
+
+
+def keys(study: Study) -> dict[str, str]:
+    """The key that each slide's tiles have, or will have when it is streamed, by slide_id."""
+    return {task.slide_id: task.artefact.key for task in _tasks(study)}
 
 
 def _tasks(study: Study) -> list[_Task]:
@@ -74,7 +86,7 @@ def _given_mpp(text: str | float) -> float | None:
 
 
 def tile_slides(study: Study) -> pd.DataFrame:
-    """Find and sample the tiles of every slide that is due.
+    """Find and sample the tiles of every slide that is due; of a streamed cohort, only say what there is.
 
     Returns
     -------
@@ -92,17 +104,36 @@ def tile_slides(study: Study) -> pd.DataFrame:
     tasks = _tasks(study)
     failures: list[Failure] = []
     due = [task for task in tasks if task.artefact.due()]
+    if is_streamed(study):
+        return _summaries([task for task in tasks if task not in due])
     for task, result in map_slides(_tile_slide, due, label="02 tiling"):
         if isinstance(result, BaseException):
             failures.append(failure(task.slide_id, STAGE, task.artefact.key, result))
     record_failures(study.failures_csv, STAGE, failures)
     check_failures(failures, len(tasks), study.limits.failed_slides)
     failed = {row.slide_id for row in failures}
-    return pd.DataFrame([_summary(task) for task in tasks if task.slide_id not in failed], columns=SUMMARY)
+    return _summaries([task for task in tasks if task.slide_id not in failed])
+
+
+def tile_slide(study: Study, slide_id: str) -> None:
+    """Find and sample the tiles of one slide, whose file has to be there, when they are due.
+
+    Raises
+    ------
+    SlideError
+        When the slide cannot be tiled.
+    """
+    for task in _tasks(study):
+        if task.slide_id == slide_id and task.artefact.due():
+            _tile_slide(task)
 
 
 COUNTS = ["n_tissue_tiles", "n_tiles", "n_measured", *(f"n_{name}" for name in quality.FLAGS), "n_damaged"]
 SUMMARY = ["slide_id", "slide_mpp", "width_um", "height_um", "tissue_mm2", *COUNTS]
+
+
+def _summaries(tasks: list[_Task]) -> pd.DataFrame:
+    return pd.DataFrame([_summary(task) for task in tasks], columns=SUMMARY)
 
 
 def _summary(task: _Task) -> list[Any]:
