@@ -183,6 +183,35 @@ def test_a_file_cut_short_is_refused_or_yields_what_is_left(write_svs):
         open_slide(path)
 
 
+@pytest.mark.slow
+def test_no_damage_is_worse_than_an_error_row(write_svs):
+    """Bytes overwritten anywhere, in the tags most of all: tiles or a SlideError, nothing else."""
+    path = write_svs(scene(600, 700), 0.5, downsamples=(1, 2))
+    with tifffile.TiffFile(path) as tiff:
+        tags = [range(page.offset, page.offset + 1200) for page in tiff.pages]
+    original, rng = path.read_bytes(), np.random.default_rng(0)
+    places = [range(16), *tags, range(len(original))]
+    xy = np.array([[x, y] for x in range(0, 600, 150) for y in range(0, 500, 150)])
+    outcomes = {"tiles": 0, "error": 0}
+    for _ in range(400):
+        content = bytearray(original)
+        for _ in range(rng.choice([1, 2, 5, 50])):
+            place = places[rng.integers(len(places))]
+            content[min(place[rng.integers(len(place))], len(content) - 1)] = rng.integers(256)
+        if rng.random() < 0.1:
+            del content[rng.integers(len(content)) :]
+        path.write_bytes(content)
+        try:
+            with open_slide(path, assumed_mpp=0.5) as slide:
+                if max(slide.size_px) < 10_000:
+                    slide.thumbnail(8)
+                    list(slide.read_tiles(xy, tile_um=56, wanted_mpp=0.5))
+            outcomes["tiles"] += 1
+        except SlideError:
+            outcomes["error"] += 1
+    assert min(outcomes.values()) > 20
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "TCGA-CR-7395-01A-01-TS1.svs"])
 def test_real_slides_are_decoded_to_the_pixels_of_openslide(real_data, name):
