@@ -16,23 +16,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
+import openslide
+import simplejpeg
+import tifffile
+from PIL import Image
+
+from wsibench.slides import open_slide
+from wsibench.tiling import physical_grid
+
 TILE_UM, WANTED_MPP, TILE_PX = 128.0, 0.5, 256
-READERS = ("wsibench", "openslide")
 
 
 def build(path: Path, source: Path | None, mpp: float, n_tiles: int) -> None:
     """Write a mosaic of tissue large enough for `n_tiles` tiles, with the file tiles of an Aperio scanner."""
-    import numpy as np
-    import simplejpeg
-    import tifffile
-
     patch = _tissue(source, mpp)
     side = int(np.ceil(np.sqrt(n_tiles))) * round(TILE_UM / mpp)
     px = 240
 
-    def tiles():
+    def tiles() -> Iterator[bytes]:
         for top in range(0, side, px):
             rows = np.arange(top, top + px) % patch.shape[0]
             for left in range(0, side, px):
@@ -55,12 +61,8 @@ def build(path: Path, source: Path | None, mpp: float, n_tiles: int) -> None:
     print(f"built {path.name}: {side} × {side} px, {path.stat().st_size / 2**20:.0f} MiB", file=sys.stderr)
 
 
-def _tissue(source: Path | None, mpp: float):
+def _tissue(source: Path | None, mpp: float) -> np.ndarray:
     """A patch of tissue at about 0.5 µm/px, enlarged where the mosaic is finer."""
-    import cv2
-    import numpy as np
-    import openslide
-
     if source is None:
         rng = np.random.default_rng(0)
         coarse = rng.normal(0, 1, (60, 60, 3)).astype(np.float32)
@@ -76,13 +78,8 @@ def _tissue(source: Path | None, mpp: float):
 
 def read(reader: str, path: Path, mpp: float, n_tiles: int) -> dict[str, float]:
     """Read the tiles in this process; CPU seconds, wall seconds, peak MiB and the mean grey level."""
-    import numpy as np
-
-    from wsibench.tiling import physical_grid
-
-    loop = {"wsibench": _wsibench, "openslide": _openslide}[reader]
     cpu, wall, total, n = _cpu(), time.perf_counter(), 0.0, 0
-    for tile in loop(path, mpp, n_tiles, physical_grid, np):
+    for tile in READERS[reader](path, mpp, n_tiles):
         total += float(tile[::16, ::16].mean())
         n += 1
     return {
@@ -99,20 +96,14 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _wsibench(path, mpp, n_tiles, physical_grid, np):
-    from wsibench.slides import open_slide
-
+def _wsibench(path: Path, mpp: float, n_tiles: int) -> Iterator[np.ndarray]:
     with open_slide(path) as slide:
-        grid = physical_grid(slide.size_px, slide.slide_mpp, TILE_UM)
-        xy = grid[["x", "y"]].to_numpy()[:n_tiles]
+        xy = physical_grid(slide.size_px, mpp, TILE_UM)[["x", "y"]].to_numpy()[:n_tiles]
         for _, batch in slide.read_tiles(xy, tile_um=TILE_UM, wanted_mpp=WANTED_MPP):
             yield from batch
 
 
-def _openslide(path, mpp, n_tiles, physical_grid, np):
-    import openslide
-    from PIL import Image
-
+def _openslide(path: Path, mpp: float, n_tiles: int) -> Iterator[np.ndarray]:
     with openslide.OpenSlide(path) as slide:
         px = round(TILE_UM / mpp)
         for x, y in physical_grid(slide.dimensions, mpp, TILE_UM)[["x", "y"]].to_numpy()[:n_tiles].tolist():
@@ -120,6 +111,9 @@ def _openslide(path, mpp, n_tiles, physical_grid, np):
             if px != TILE_PX:
                 tile = tile.resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC)
             yield np.asarray(tile)
+
+
+READERS = {"wsibench": _wsibench, "openslide": _openslide}
 
 
 def main() -> None:
