@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -53,7 +53,12 @@ def clock(seconds: float) -> str:
 
 
 def map_slides(
-    function: Callable[[T], Any], tasks: Sequence[T], *, label: str, workers: int | None = None
+    function: Callable[[T], Any],
+    tasks: Sequence[T],
+    *,
+    label: str,
+    workers: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[tuple[T, Any]]:
     """Run `function` on every task, yielding ``(task, result)`` as they end, in any order.
 
@@ -71,7 +76,11 @@ def map_slides(
         Says in the progress what is being done.
     workers
         Number of processes; `n_workers()` unless given.
+    threads
+        When given, so many threads of this process instead: for work that shares a CUDA device.
     """
+    if threads is not None:
+        return progress(_in_threads(function, tasks, threads), total=len(tasks), label=label)
     workers = min(n_workers() if workers is None else workers, len(tasks))
     pairs = _in_process(function, tasks) if workers <= 1 else _in_pool(function, tasks, workers)
     return progress(pairs, total=len(tasks), label=label)
@@ -83,6 +92,17 @@ def _in_process(function: Callable[[T], Any], tasks: Sequence[T]) -> Iterator[tu
             yield task, function(task)
         except Exception as error:
             yield task, error
+
+
+def _in_threads(function: Callable[[T], Any], tasks: Sequence[T], threads: int) -> Iterator[tuple[T, Any]]:
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(function, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.exception() or future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _in_pool(function: Callable[[T], Any], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, Any]]:
