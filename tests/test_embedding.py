@@ -85,7 +85,7 @@ def test_attributes_say_what_the_features_are(study):
     known = {artefact.path: artefact.key for artefact in embedding.expected(study)}
     assert attrs.pop("key") == known[study.features_h5("colour", "a")]
     assert len(attrs.pop("weights")) == 64
-    assert attrs == {"slide_mpp": MPP, "tile_um": 112.0, "decoded_px": 224, "encoder": "colour"}
+    assert attrs == {"slide_mpp": MPP, "tile_um": 112.0, "decoded_px": 224, "geometry": "tile", "encoder": "colour"}
 
 
 def test_what_is_current_is_not_made_again_and_a_new_encoder_touches_no_other(study):

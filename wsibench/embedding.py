@@ -1,15 +1,13 @@
-"""One pass over a slide's tiles for all encoders at once."""
+"""Which features a study needs, and making those that are due."""
 
-import time
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from wsibench import weights
+from wsibench import onepass, tiling, weights
+from wsibench.acquisition import is_streamed
 from wsibench.artefacts import (
     Artefact,
     Failure,
@@ -20,41 +18,18 @@ from wsibench.artefacts import (
     read_failures,
     read_meta,
     record_failures,
-    writing,
 )
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
 from wsibench.encoders import tile_encoders
-from wsibench.errors import WeightsError
-from wsibench.features import write_features
+from wsibench.errors import SlideError, WeightsError
+from wsibench.foreign import foreign_file, foreign_identity
+from wsibench.onepass import Due, Ready, Task, make_features
 from wsibench.registry import Encoder
-from wsibench.slides import open_slide
 from wsibench.study import Study
-from wsibench.tiling import read_tiles
 
 FORMAT = 1
 STAGE = "embedding"
-BATCH = 64
-"""Tiles decoded at a time."""
-
-
-@dataclass(frozen=True)
-class _Due:
-    """An encoder's features of one slide that have to be made."""
-
-    encoder: Encoder
-    folder: Path | None
-    hash: str
-    artefact: Artefact
-
-
-@dataclass(frozen=True)
-class _Task:
-    study: Study
-    slide_id: str
-    path: Path
-    wanted_mpp: float
-    due: tuple[_Due, ...]
 
 
 def not_applicable(study: Study) -> str | None:
@@ -66,7 +41,8 @@ def not_applicable(study: Study) -> str | None:
 
 def wanted_mpp(study: Study) -> float:
     """Finest µm/px that any encoder of the study needs: what every slide is decoded at, if it has it."""
-    return min(study.tiles.tile_um / encoder.px for encoder in tile_encoders(study))
+    px = [each.decoded_px(study.embedding.geometry) for each in tile_encoders(study) if each.loader != "import"]
+    return study.tiles.tile_um / max(px, default=1)
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -77,22 +53,100 @@ def expected(study: Study) -> list[Artefact]:
     NotReady
         When a slide has neither been tiled nor failed to be.
     """
-    hashes = {encoder.name: _known_hash(study, encoder) for encoder in tile_encoders(study)}
-    rows = _tiled(study)
-    return [_artefact(study, e, slide_id, hashes[e.name]) for slide_id in rows.index for e in tile_encoders(study)]
+    ready = [Ready(each, None, _known_hash(study, each)) for each in tile_encoders(study)]
+    return [due.artefact for task in _tasks(study, ready) for due in task.due]
 
 
-def _tiled(study: Study) -> pd.DataFrame:
-    """The rows of the cohort that have tiles, indexed by slide_id."""
-    rows = read_cohort(study).set_index("slide_id")
-    failed = {row.slide_id for row in read_failures(study.failures_csv) if row.stage in ("cohort", "tiling")}
-    return rows[[slide_id not in failed for slide_id in rows.index]]
+def embed_slides(study: Study) -> pd.DataFrame:
+    """Make the features that are due, reading every slide once for all its encoders.
+
+    Slides are shared over processes on CPUs, and over threads that feed all devices on a CUDA
+    machine.  Encoders are loaded once a process.
+
+    Returns
+    -------
+    DataFrame
+        One row a slide and encoder that was due: slide_id, encoder, n_tiles, seconds (of the slide's
+        whole pass).
+
+    Raises
+    ------
+    WeightsError
+        When an encoder's weights cannot be had; before any slide is opened.
+    TooManyFailures
+        When more slides fail than the study's limits allow; each is a row of failures.csv.
+    """
+    tasks, n_slides = _due_tasks(study)
+    cuda = bool(tasks) and onepass.devices() != ("cpu",)
+    threads = len(onepass.devices()) * onepass.IN_FLIGHT if cuda else None
+    failures: list[Failure] = []
+    rows = []
+    for task, result in map_slides(make_features, tasks, label="03 embedding", threads=threads):
+        if isinstance(result, BaseException):
+            failures += [failure(task.slide_id, STAGE, due.artefact.key, result) for due in task.due]
+        else:
+            rows += [(task.slide_id, due.encoder.name, *result) for due in task.due]
+    record_failures(study.failures_csv, STAGE, failures)
+    one_a_slide = list({row.slide_id: row for row in failures}.values())
+    check_failures(one_a_slide, n_slides, study.limits.failed_slides)
+    made = pd.DataFrame(rows, columns=["slide_id", "encoder", "n_tiles", "seconds"])
+    return made.sort_values(["slide_id", "encoder"], ignore_index=True)
 
 
-def _artefact(study: Study, encoder: Encoder, slide_id: str, weights_hash: str) -> Artefact:
-    section = {"encoder": encoder.decides(), "weights": weights_hash, "wanted_mpp": wanted_mpp(study)}
-    key = make_key(STAGE, FORMAT, section, made_from=[key_at(study.tiles_parquet(slide_id))])
-    return Artefact(study.features_h5(encoder.name, slide_id), key)
+def _due_tasks(study: Study) -> tuple[list[Task], int]:
+    """What is to be made, with the weights fetched, and the number of slides that should have features."""
+    wanted = expected(study)
+    if not any(artefact.due() for artefact in wanted):
+        return [], 0
+    ready = []
+    for encoder in tile_encoders(study):
+        folder = weights.fetch(encoder, weights.local_folder(encoder.name, study)) if encoder.needs_weights else None
+        ready.append(Ready(encoder, folder, weights.weights_hash(encoder, folder)))
+    tasks = list(_tasks(study, ready))
+    due = [replace(task, due=tuple(each for each in task.due if each.artefact.due())) for task in tasks]
+    return [task for task in due if task.due], len({task.slide_id for task in tasks})
+
+
+def _tasks(study: Study, ready: list[Ready]) -> Iterator[Task]:
+    """All that each slide should have: one pass for its tiles, and one import for each folder of features."""
+    failures = read_failures(study.failures_csv)
+    absent = {row.slide_id for row in failures if row.stage == "cohort"}
+    untiled = {row.slide_id for row in failures if row.stage == "tiling"}
+    mpp = wanted_mpp(study)
+    # Streamed slides are tiled in the same pass: their tiles' keys are known, the tiles not yet there.
+    streamed = tiling.keys(study) if is_streamed(study) else {}
+    for row in read_cohort(study).itertuples():
+        path = Path(row.path)
+        embedded = [each for each in ready if each.encoder.loader != "import"]
+        if embedded and row.slide_id not in absent | untiled:
+            tiles_key = streamed.get(row.slide_id) or key_at(study.tiles_parquet(row.slide_id))
+            due = tuple(_embedded(study, row.slide_id, each, tiles_key, mpp) for each in embedded)
+            yield Task(study, row.slide_id, path, mpp, due)
+        for each in ready:
+            if each.encoder.loader == "import":
+                yield Task(study, row.slide_id, path, mpp, (_imported(study, row.slide_id, each),))
+
+
+def _embedded(study: Study, slide_id: str, ready: Ready, tiles_key: str, mpp: float) -> Due:
+    section = {"encoder": ready.encoder.decides(), "weights": ready.hash, "wanted_mpp": mpp}
+    if ready.encoder.decoded_px(study.embedding.geometry) != ready.encoder.px:
+        section["geometry"] = study.embedding.geometry
+    return _due(study, slide_id, ready, make_key(STAGE, FORMAT, section, made_from=[tiles_key]))
+
+
+def _imported(study: Study, slide_id: str, ready: Ready) -> Due:
+    folder = study.folders[ready.encoder.name]
+    try:
+        identity = foreign_identity(foreign_file(study.resolve(folder.folder), folder, slide_id))
+    except SlideError:
+        identity = "absent"
+    section = {"encoder": ready.encoder.name, "layout": folder.layout, "table": folder.table}
+    return _due(study, slide_id, ready, make_key(STAGE, FORMAT, section, made_from=[identity]))
+
+
+def _due(study: Study, slide_id: str, ready: Ready, key: str) -> Due:
+    artefact = Artefact(study.features_h5(ready.encoder.name, slide_id), key)
+    return Due(ready.encoder, ready.folder, ready.hash, artefact)
 
 
 def _known_hash(study: Study, encoder: Encoder) -> str:
@@ -109,110 +163,3 @@ def _known_hash(study: Study, encoder: Encoder) -> str:
         files = study.features_h5(encoder.name, "any").parent.glob("*.h5")
         known = {meta["facts"]["weights"] for meta in map(read_meta, files) if meta}
         return known.pop() if len(known) == 1 else "not at hand"
-
-
-def embed_slides(study: Study) -> pd.DataFrame:
-    """Make the features that are due, reading every slide once for all its encoders.
-
-    Slides are shared over processes, or fed to the CUDA device from this one.
-
-    Returns
-    -------
-    DataFrame
-        One row a slide and encoder that was due: slide_id, encoder, n_tiles, seconds (of the slide's
-        whole pass).
-
-    Raises
-    ------
-    WeightsError
-        When an encoder's weights cannot be had; before any slide is opened.
-    TooManyFailures
-        When more slides fail than the study's limits allow; each is a row of failures.csv.
-    """
-    tasks, n_slides = _tasks(study)
-    failures: list[Failure] = []
-    rows = []
-    workers = 1 if device() == "cuda" else None
-    for task, result in map_slides(_embed_slide, tasks, label="03 embedding", workers=workers):
-        if isinstance(result, BaseException):
-            failures += [failure(task.slide_id, STAGE, due.artefact.key, result) for due in task.due]
-        else:
-            n_tiles, seconds = result
-            rows += [(task.slide_id, due.encoder.name, n_tiles, seconds) for due in task.due]
-    record_failures(study.failures_csv, STAGE, failures)
-    one_a_slide = list({row.slide_id: row for row in failures}.values())
-    check_failures(one_a_slide, n_slides, study.limits.failed_slides)
-    return pd.DataFrame(rows, columns=["slide_id", "encoder", "n_tiles", "seconds"]).sort_values(
-        ["slide_id", "encoder"], ignore_index=True
-    )
-
-
-def _tasks(study: Study) -> tuple[list[_Task], int]:
-    """One task a slide that has something due, and the number of slides that have tiles."""
-    rows = _tiled(study)
-    at_hand = []
-    if any(artefact.due() for artefact in expected(study)):
-        for encoder in tile_encoders(study):
-            given = weights.local_folder(encoder.name, study)
-            folder = weights.fetch(encoder, given) if encoder.needs_weights else None
-            at_hand.append((encoder, folder, weights.weights_hash(encoder, folder)))
-    tasks = []
-    for slide_id, row in rows.iterrows():
-        every = [_Due(e, folder, hash_, _artefact(study, e, slide_id, hash_)) for e, folder, hash_ in at_hand]
-        due = tuple(one for one in every if one.artefact.due())
-        if due:
-            tasks.append(_Task(study, slide_id, Path(row.path), wanted_mpp(study), due))
-    return tasks, len(rows)
-
-
-@cache
-def device() -> str:
-    """``cuda`` where there is such a device, else ``cpu``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@cache
-def _loaded(encoder: Encoder, folder: Path | None, device: str):
-    # Once a process, not once a slide.
-    from wsibench import models
-
-    return models.load(encoder, folder, device)
-
-
-def _embed_slide(task: _Task) -> tuple[int, float]:
-    """Embed one slide's tiles with every encoder that is due; the number of tiles and the seconds."""
-    import torch
-
-    started = time.monotonic()
-    models = [_loaded(due.encoder, due.folder, device()) for due in task.due]
-    tiles = read_tiles(task.study, task.slide_id)
-    xy = tiles[["x", "y"]].to_numpy()
-    features = [np.empty((len(xy), due.encoder.dim), np.float16) for due in task.due]
-    decoded = np.zeros(len(xy), bool)
-    tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
-    with open_slide(task.path, slide_mpp=slide_mpp) as slide:
-        px = slide.tile_px(tile_um, task.wanted_mpp)
-        for indices, pixels in slide.read_tiles(xy, tile_um=tile_um, wanted_mpp=task.wanted_mpp, batch=BATCH):
-            batch = torch.from_numpy(pixels)
-            decoded[indices] = True
-            for made, model in zip(features, models, strict=True):
-                made[indices] = model(batch).cpu().numpy()
-    with ExitStack() as stack:
-        for due, made in zip(task.due, features, strict=True):
-            facts = {"weights": due.hash, "device": device(), "n_undecodable": int((~decoded).sum())}
-            temporary = stack.enter_context(writing(due.artefact, slide_id=task.slide_id, **facts))
-            write_features(
-                temporary,
-                made[decoded],
-                xy[decoded],
-                slide_mpp=slide_mpp,
-                tile_um=tile_um,
-                decoded_px=px,
-                encoder=due.encoder.name,
-                revision=due.encoder.revision,
-                weights=due.hash,
-                key=due.artefact.key,
-            )
-    return int(decoded.sum()), time.monotonic() - started

@@ -2,27 +2,33 @@
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from wsibench import weights
 from wsibench.errors import StudyError, WeightsError
+from wsibench.own import own_encoder
 from wsibench.registry import ENCODERS, Encoder, Known
-from wsibench.study import Study
+from wsibench.study import FeatureFolder, Study
 
 PATIENT_LEVEL = ("site", "oracle")
 """Controls that are one vector a patient, made at assembly: no tile is encoded for them."""
 
 
-def encoder(name: str) -> Encoder:
-    """The record of an encoder.
+def encoder(name: str, study: Study | None = None) -> Encoder:
+    """The record of an encoder, be it the registry's or one that `study` brings along.
 
     Raises
     ------
     StudyError
-        For an unknown name; says which ones there are.
+        For an unknown name, saying which ones there are; for code that is not trusted.
     """
+    if study and name in study.folders:
+        return _imported(name, study.folders[name])
+    if study and name in study.own:
+        return own_encoder(study, name)
     if name in ENCODERS:
         return ENCODERS[name]
     allowed = [*ENCODERS, *PATIENT_LEVEL]
@@ -31,16 +37,27 @@ def encoder(name: str) -> Encoder:
     raise StudyError(f"There is no encoder {name!r}.", f"{hint}Encoders: {', '.join(allowed)}.")
 
 
+def _imported(name: str, folder: FeatureFolder) -> Encoder:
+    """The record of features computed elsewhere: what is known of the encoder, if it is a known one."""
+    if name in ENCODERS:
+        return replace(ENCODERS[name], loader="import", arch=folder.layout, kwargs={})
+    known = {"tcga": folder.tcga, "tcga_source": "study.yaml"}
+    return Encoder(name=name, loader="import", arch=folder.layout, dim=None, **known)
+
+
 def tile_encoders(study: Study) -> list[Encoder]:
     """Encoders that tiles are embedded with: the study's, then its controls that look at tiles."""
-    return [encoder(name) for name in dict.fromkeys(study.encoders + study.controls) if name not in PATIENT_LEVEL]
+    names = dict.fromkeys(study.encoders + study.controls)
+    return [encoder(name, study) for name in names if name not in PATIENT_LEVEL]
 
 
 def tcga(study: Study, name: str) -> Known:
     """Whether TCGA was in the training data of an encoder, a control or a feature table of `study`."""
     if name in study.features:
         return study.features[name].tcga
-    return "no" if name in PATIENT_LEVEL else encoder(name).tcga
+    if name in study.own:
+        return study.own[name].tcga
+    return "no" if name in PATIENT_LEVEL else encoder(name, study).tcga
 
 
 def find_weights(study: Study, name: str) -> Path | None:
@@ -51,7 +68,7 @@ def find_weights(study: Study, name: str) -> Path | None:
     WeightsError
         When they are not here; says how to get them.
     """
-    record = encoder(name)
+    record = encoder(name, study)
     return weights.find(record, weights.local_folder(name, study)) if record.needs_weights else None
 
 
@@ -59,6 +76,7 @@ def table(encoders: Iterable[Encoder], study: Study | None = None) -> pd.DataFra
     """What is known of encoders, one a row, and whether their weights are on this machine."""
     columns = ("name", "dim", "px", "parameters", "licence", "commercial", "gate", "tcga", "data")
     frame = pd.DataFrame([[getattr(record, name) for name in columns] for record in encoders], columns=columns)
+    frame["dim"] = ["unknown" if pd.isna(dim) else str(int(dim)) for dim in frame["dim"]]
     frame["parameters"] = ["unknown" if pd.isna(count) else f"{int(count):,}" for count in frame["parameters"]]
     frame["weights"] = [_presence(record, study) for record in encoders]
     return frame

@@ -11,8 +11,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from wsibench import statistics
-from wsibench.errors import WeightsError
+from wsibench import own, statistics
+from wsibench.errors import StudyError, WeightsError
 from wsibench.registry import Encoder
 from wsibench.weights import weight_files
 
@@ -63,6 +63,8 @@ def load(
     """
     if encoder.loader == "statistics":
         return _Statistics(encoder)
+    if encoder.loader == "callable":
+        return _Own(encoder, device)
     module = _BUILD[encoder.loader](encoder, folder).eval().requires_grad_(False)
     _check_size(encoder, module)
     if precision is None:
@@ -100,6 +102,20 @@ class _Statistics:
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
         pixels = square(tiles.cpu(), self.encoder).permute(0, 2, 3, 1).contiguous().numpy()
         return torch.from_numpy(np.stack([self.function(tile) for tile in pixels]))
+
+
+class _Own:
+    def __init__(self, encoder: Encoder, device: str) -> None:
+        self.encoder, self.device = encoder, device
+        self.function = own.build(encoder, device)
+
+    @torch.inference_mode()
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        made = self.function(square(tiles.to(self.device), self.encoder))
+        if made.ndim != 2 or len(made) != len(tiles):
+            shape = tuple(made.shape)
+            raise StudyError(f"The encoder {self.encoder.name} made {shape} of {len(tiles)} tiles, not (tiles, width).")
+        return made.float()
 
 
 class _Model:

@@ -21,10 +21,13 @@ class Encoder:
     """What an encoder is and how a tile becomes its embedding."""
 
     name: str
-    loader: Literal["statistics", "random", "timm", "transformers", "callable"]
-    """Who builds it: our own statistics, timm with seeded random weights, timm, transformers, or the user."""
+    loader: Literal["statistics", "random", "timm", "transformers", "callable", "import"]
+    """Who builds it: our own statistics, timm with seeded random weights, timm, transformers, or the user.
+
+    ``import`` stands for features that were computed elsewhere.
+    """
     arch: str
-    """Function of `wsibench.statistics`, timm model name, transformers class, or the user's ``module:function``.
+    """Function of `wsibench.statistics`, timm model name, transformers class, user's ``module:function``, or layout.
 
     timm's ``config.json`` is the architecture that the repository's own file of that name states.
     """
@@ -35,7 +38,7 @@ class Encoder:
     prefix_tokens: int = 1
     """Class and register tokens that stand before the patch tokens."""
     dim: int | None
-    """Width of the embedding; None where only the user's code knows."""
+    """Width of the embedding; None where only the user's code or files know."""
     px: int = 224
     """Side of the input in px."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -75,6 +78,11 @@ class Encoder:
     def decoded_px(self, geometry: str) -> int:
         """Pixels along a whole tile under a study's geometry: `px`, or what the card resizes to before it crops."""
         return self.card_px[0] if geometry == "card" and self.card_px else self.px
+
+    @property
+    def needs_device(self) -> bool:
+        """Whether it computes on a CUDA device where there is one."""
+        return self.loader not in ("statistics", "import")
 
     @property
     def needs_weights(self) -> bool:

@@ -132,6 +132,38 @@ class FeatureTable(Section):
     """Number of feature columns to insist on."""
 
 
+class FeatureFolder(Section):
+    """Tile features computed elsewhere, one file a slide: ``features: {uni: {folder: …, layout: trident}}``."""
+
+    folder: str
+    layout: Literal["trident", "clam", "lazyslide"] = "trident"
+    table: str | None = None
+    """LazySlide's name of the table, such as ``uni_tiles``."""
+    tcga: Literal["yes", "no", "unknown"] = "unknown"
+    """Whether TCGA was in the training data, for an encoder that wsibench does not know."""
+
+
+class OwnEncoder(Section):
+    """A user's own encoder: ``encoders: [{name: mine, callable: "module:function"}]``; runs only with ``--trust``."""
+
+    callable: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """Called once a process with torch's name of the device.
+
+    It returns a function from uint8 tiles (b, 3, px, px) on that device to embeddings (b, width).
+    The module may lie beside study.yaml.
+    """
+    px: int = Field(224, ge=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    tcga: Literal["yes", "no", "unknown"] = "unknown"
+
+
+class Embedding(Section):
+    """How a tile becomes an embedding."""
+
+    geometry: Literal["tile", "card"] = "tile"
+    """``tile``: every encoder sees the whole tile.  ``card``: an encoder whose card crops sees that crop."""
+
+
 class Expression(Section):
     """What is predicted."""
 
@@ -205,12 +237,38 @@ class Study(Section):
     features: dict[str, FeatureTable] = {}
     weights: dict[str, str] = {}
     """Local folder of an encoder's weights, by encoder."""
+    own: dict[str, OwnEncoder] = {}
+    """The user's own encoders, given in `encoders` or `controls`."""
+    folders: dict[str, FeatureFolder] = {}
+    """Folders of tile features, given in `features`; each is one of the `encoders`."""
+    embedding: Embedding = Embedding()
     expression: Expression = Expression()
     folds: Folds = Folds()
     probes: list[str] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
     ranking: Ranking = Ranking()
     limits: Limits = Limits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_apart(cls, content: Any) -> Any:
+        """Own encoders and folders of features become names of encoders, with what defines them beside."""
+        content = dict(content)
+        own, folders = dict(content.get("own", {})), dict(content.get("folders", {}))
+        for section in ("encoders", "controls"):
+            listed = content.get(section)
+            for item in listed if isinstance(listed, list) else []:
+                if isinstance(item, dict) and isinstance(item.get("name"), str):
+                    own[item["name"]] = {key: value for key, value in item.items() if key != "name"}
+            if isinstance(listed, list):
+                content[section] = [item.get("name", item) if isinstance(item, dict) else item for item in listed]
+        if isinstance(features := content.get("features"), dict):
+            folders |= {name: each for name, each in features.items() if isinstance(each, dict) and "folder" in each}
+            content["features"] = {name: each for name, each in features.items() if name not in folders}
+        named = [*(content.get("encoders") or []), *(content.get("controls") or [])]
+        if folders:
+            content["encoders"] = [*(content.get("encoders") or []), *(name for name in folders if name not in named)]
+        return content | {"own": own, "folders": folders}
 
     _name: str = PrivateAttr("")
     _yaml: Path = PrivateAttr(Path())
@@ -253,7 +311,8 @@ class Study(Section):
             own = [cohort.slides, cohort.patients, cohort.expression]
         elif isinstance(cohort, GdcCohort):
             own = [*cohort.paths]
-        return [text for text in own if text] + [t.table for t in self.features.values()] + list(self.weights.values())
+        given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
+        return [text for text in own if text] + given + list(self.weights.values())
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
         """A path of study.yaml: ``${VAR}`` from the environment, relative to study.yaml's folder.
