@@ -168,6 +168,12 @@ def read_cohort(study: Study) -> pd.DataFrame:
     return frame
 
 
+def slides_at_hand(study: Study) -> list[str]:
+    """Ids of the slides whose files are here now, to be looked at: of a streamed cohort, none."""
+    rows = read_cohort(study)
+    return [slide for slide, path in zip(rows["slide_id"], rows["path"], strict=True) if path and Path(path).is_file()]
+
+
 def read_expression(study: Study) -> "AnnData":
     """Expression of the cohort's patients: AnnData, X float32 (patients × genes).
 
