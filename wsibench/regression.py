@@ -1,0 +1,257 @@
+"""Out-of-fold predictions of every encoder and probe, for both ways of dividing patients."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from wsibench import embedding, folds
+from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
+from wsibench.assembly import bag_index, names, not_applicable, read_bags, read_benchmark
+from wsibench.compute import map_slides
+from wsibench.encoders import tile_encoders
+from wsibench.errors import CohortError
+from wsibench.probes import offer
+from wsibench.probes.base import Patients, Probe
+from wsibench.study import Scheme, Study
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Job", "expected", "fit", "jobs", "not_applicable", "out_of_fold", "read_predictions", "regress"]
+
+FORMAT = 1
+STAGE = "regression"
+
+IN_MEMORY = 2 << 30
+"""Bytes of tile features that a fit holds at once; those of larger cohorts are read bag by bag."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One encoder read by one probe under one scheme of folds."""
+
+    study: Study
+    scheme: Scheme
+    encoder: str
+    probe: str
+
+    @property
+    def artefact(self) -> Artefact:
+        """Its predictions.
+
+        The key knows this encoder's features, the patients, expression and folds, and the probe's own
+        settings: another encoder in the study leaves it as it is.
+        """
+        study, probe = self.study, offer(self.probe)
+        contents = read_meta(study.benchmark_h5ad)["facts"]["contents"]
+        made_from = [contents["patients"], contents["expression"], contents["features"][self.encoder]]
+        section = {"probe": self.probe, "format": probe.format, **probe.settings(study), "seed": study.folds.seed}
+        key = make_key(STAGE, FORMAT, section, [*made_from, _folds_key(study, self.scheme)])
+        return Artefact(study.predictions_h5ad(self.scheme, self.encoder, self.probe), key)
+
+    @property
+    def artefacts(self) -> list[Artefact]:
+        """Its predictions and, from a probe on bags, its attention."""
+        made = self.artefact
+        if offer(self.probe).needs == "mean":
+            return [made]
+        path = self.study.attention_parquet(self.scheme, self.encoder, self.probe)
+        return [made, Artefact(path, make_key(STAGE, FORMAT, "attention", [made.key]))]
+
+
+def _folds_key(study: Study, scheme: Scheme) -> str:
+    return folds.expected(study)[study.folds.schemes.index(scheme)].key
+
+
+def jobs(study: Study) -> list[Job]:
+    """All that the study asks for; a probe on bags reads only encoders that have tiles.
+
+    Raises
+    ------
+    StudyError
+        For a probe that there is not.
+    """
+    tiled = [] if embedding.not_applicable(study) else [encoder.name for encoder in tile_encoders(study)]
+    return [
+        Job(study, scheme, encoder, probe)
+        for scheme in study.folds.schemes
+        for probe in study.probes
+        for encoder in names(study)
+        if offer(probe).needs == "mean" or encoder in tiled
+    ]
+
+
+def expected(study: Study) -> list[Artefact]:
+    """Folds, predictions and attention.
+
+    Raises
+    ------
+    NotReady
+        When the benchmark has not been assembled.
+    """
+    key_at(study.benchmark_h5ad)
+    return [*folds.expected(study), *(artefact for job in jobs(study) for artefact in job.artefacts)]
+
+
+def regress(study: Study) -> pd.DataFrame:
+    """Fit what is due, and say what was chosen.
+
+    Returns
+    -------
+    DataFrame
+        A row a scheme, encoder and probe: n_patients, n_genes, seconds (of fitting and predicting all
+        folds, in one thread), chosen (median over folds).
+
+    Raises
+    ------
+    CohortError
+        When the patients cannot be divided or a fold leaves fewer than three to train on.
+    """
+    folds.divide(study)
+    wanted = jobs(study)
+    due = [job for job in wanted if any(artefact.due() for artefact in job.artefacts)]
+    for _, result in map_slides(_fit_job, due, label="05 regression"):
+        if isinstance(result, BaseException):
+            raise result
+    columns = ["scheme", "encoder", "probe", "n_patients", "n_genes", "seconds", "chosen"]
+    return pd.DataFrame([read_meta(job.artefact.path)["facts"] for job in wanted], columns=columns)
+
+
+def read_predictions(job: Job) -> "AnnData":
+    """Out-of-fold predictions.
+
+    Returns
+    -------
+    AnnData
+        X: float32 (patients, genes) in the unit of the study's expression; obs: fold, site;
+        uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains by
+        epochs, curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
+    """
+    import anndata
+
+    key_at(job.artefact.path)
+    return anndata.read_h5ad(job.artefact.path)
+
+
+def load(job: Job) -> tuple[Patients, "AnnData", np.ndarray]:
+    """What the job fits on: features, the benchmark, and the fold of each patient."""
+    benchmark = read_benchmark(job.study)
+    fold = folds.read_folds(job.study, job.scheme).to_numpy()
+    ids, groups = benchmark.obs_names.to_numpy(str), folds.inner_groups(benchmark.obs, job.scheme)
+    if offer(job.probe).needs == "mean":
+        return Patients(ids, groups, mean=benchmark.obsm[job.encoder]), benchmark, fold
+    size = int(benchmark.obs["n_tiles"].sum()) * benchmark.obsm[job.encoder].shape[1] * 2
+    if size <= IN_MEMORY:
+        return Patients(ids, groups, bags=read_bags(job.study, job.encoder, ids)), benchmark, fold
+    return Patients(ids, groups, bags=StoredBags(job.study, job.encoder, ids)), benchmark, fold
+
+
+@dataclass(frozen=True)
+class StoredBags(Sequence):
+    """Bags that are read when they are asked for."""
+
+    study: Study
+    encoder: str
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        return read_bags(self.study, self.encoder, [self.ids[position]])[0]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Every patient as predicted by the fit that did not see them."""
+
+    predicted: np.ndarray
+    """float32 (patients, genes)."""
+    attention: list[np.ndarray]
+    """(tiles,) a patient; empty unless the probe attends."""
+    chosen: dict[str, dict[str, Any]]
+    """What each fold's fit selected."""
+    curves: pd.DataFrame | None
+
+
+def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarray, *, seed: int = 0) -> OutOfFold:
+    """Fit the probe once a fold on all other patients, and predict those held out.
+
+    Parameters
+    ----------
+    y
+        (patients, genes).
+    fold
+        Fold that holds each patient out, (patients,).
+
+    Raises
+    ------
+    CohortError
+        When a fold leaves fewer than three patients to train on.
+    """
+    predicted = np.empty(y.shape, np.float32)
+    attention: list[np.ndarray] = [np.empty(0)] * (len(y) if probe.needs == "bags" else 0)
+    chosen, curves = {}, []
+    for label in np.unique(fold):
+        train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
+        if len(train) < 3:
+            raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
+        fitted = probe.fit(patients.take(train), y[train], seed=seed)
+        if probe.needs == "bags":
+            predicted[held], weights = fitted.predict_with_attention(patients.take(held))
+            for position, weight in zip(held, weights, strict=True):
+                attention[position] = weight
+            curves.append(fitted.curves.assign(fold=int(label)))
+        else:
+            predicted[held] = fitted.predict(patients.take(held))
+        chosen[str(label)] = fitted.chosen
+    return OutOfFold(predicted, attention, chosen, pd.concat(curves, ignore_index=True) if curves else None)
+
+
+def fit(job: Job, y: np.ndarray, patients: Patients, fold: np.ndarray) -> OutOfFold:
+    """Out-of-fold predictions of `y`, in one thread: other jobs have the other cores."""
+    with threadpool_limits(1):
+        return out_of_fold(offer(job.probe).make(job.study), patients, y, fold, seed=job.study.folds.seed)
+
+
+def _fit_job(job: Job) -> None:
+    import anndata
+
+    patients, benchmark, fold = load(job)
+    started = time.perf_counter()
+    found = fit(job, benchmark.X, patients, fold)
+    seconds = round(time.perf_counter() - started, 2)
+    predictions, *attention = job.artefacts
+    uns = {"key": predictions.key, "study_key": job.study.key, "chosen": json.dumps(found.chosen)}
+    if found.curves is not None:
+        uns["curves"] = found.curves
+    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
+    var = pd.DataFrame(index=benchmark.var_names)
+    facts = {
+        "scheme": job.scheme,
+        "encoder": job.encoder,
+        "probe": job.probe,
+        "n_patients": benchmark.n_obs,
+        "n_genes": benchmark.n_vars,
+        "seconds": seconds,
+        "chosen": _median_of(list(found.chosen.values())),
+    }
+    with writing(predictions, **facts) as path:
+        adata = anndata.AnnData(found.predicted, obs=obs, var=var, uns={"wsibench": uns})
+        adata.write_h5ad(path, convert_strings_to_categoricals=False)
+    for artefact in attention:
+        table = bag_index(job.study, patients.ids).assign(attention=np.concatenate(found.attention))
+        with writing(artefact) as path:
+            table.to_parquet(path, index=False)
+
+
+def _median_of(chosen: list[dict[str, Any]]) -> str:
+    """The median over folds of every number that was chosen, as text."""
+    numbers = [name for name, value in chosen[0].items() if isinstance(value, int | float)]
+    return ", ".join(f"{name} {np.median([each[name] for each in chosen]):.3g}" for name in numbers)
