@@ -7,7 +7,7 @@ import pandas as pd
 
 from wsibench import assembly, cohort, embedding, figures, ranking, regression, tiling
 from wsibench.artefacts import Artefact, file_sha256, make_key, read_failures, read_meta, writing
-from wsibench.figures.plates import Plate, applying, read_leaderboard
+from wsibench.figures.plates import Plate, applying
 from wsibench.figures.stage import inline
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name, sentence_case
 from wsibench.study import Study
@@ -116,7 +116,7 @@ def _png(study: Study, plate: Plate) -> Path:
 
 def _contents(study: Study) -> dict[str, Any]:
     failures = read_failures(study.failures_csv)
-    board = read_leaderboard(study) if not ranking.not_applicable(study) else None
+    board = ranking.read(study, "leaderboard") if not ranking.not_applicable(study) else None
     return {
         "title": study.title,
         "name": study.name,
@@ -224,8 +224,10 @@ def _exclusions(study: Study) -> list[dict[str, Any]]:
     """Exclusions counted by what and reason."""
     paths = [path for path in (study.exclusions_csv, study.benchmark_exclusions_csv) if path.exists()]
     frames = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths]
-    if not sum(map(len, frames)):
-        return []
+    if not ranking.not_applicable(study):
+        genes = ranking.read(study, "excluded_genes")
+        reason = genes["reason"] + ", " + genes["scheme"].map(scheme_name)
+        frames.append(pd.DataFrame({"what": "gene", "id": genes["gene"], "reason": reason}))
     # "missing values (3 patients)" and "missing values (4 patients)" are one reason.
     rows = pd.concat(frames, ignore_index=True)
     rows["reason"] = rows["reason"].str.replace(r" \(.*\)$", "", regex=True)

@@ -33,8 +33,8 @@ def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Fi
     Parameters
     ----------
     groups
-        As in groups.csv: scheme, encoder, probe, group, n_genes, mean_rho, ceiling (Spearman, NaN
-        or 0 where nothing of the slide drives the genes).
+        As in groups.csv: scheme, encoder, probe, group, n_genes, mean_rho, ci_low, ci_high, ceiling
+        (Spearman, NaN or 0 where nothing of the slide drives the genes).
     leaderboard
         Gives the order of the encoders, and which are controls.
     """
@@ -46,18 +46,19 @@ def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Fi
     colours = palette(groups["encoder"])
     offsets = np.linspace(-0.34, 0.34, len(rows)) if len(rows) > 1 else [0.0]
     for ax, scheme in zip(axes, schemes, strict=True):
-        part = groups[groups["scheme"] == scheme].set_index([*PAIR, "group"])["mean_rho"]
+        part = groups[groups["scheme"] == scheme].set_index([*PAIR, "group"])
         _ceilings(ax, names["ceiling"].reindex(order))
         for (encoder, probe, control), offset in zip(rows, offsets, strict=True):
             if (encoder, probe) not in part.index.droplevel("group"):
                 continue
-            reached = part.loc[encoder, probe].reindex(order)
+            reached, x = part.loc[encoder, probe].reindex(order), np.arange(len(order)) + offset
+            ax.vlines(x, reached["ci_low"], reached["ci_high"], color=colours[encoder], lw=0.5, alpha=0.7)
             ax.plot(
-                np.arange(len(order)) + offset, reached, probe_marker(probe), color=colours[encoder],
+                x, reached["mean_rho"], probe_marker(probe), color=colours[encoder],
                 mfc="white" if control else colours[encoder], mew=0.7, ms=2.8,
             )  # fmt: skip
         ax.set_title(sentence_case(scheme_name(scheme)))
-        ax.set_ylabel("mean Spearman ρ")
+        ax.set_ylabel("mean Spearman ρ (95 % interval)")
         ax.axhline(0, color=MUTED, lw=0.5, zorder=0)
         ax.tick_params(axis="x", length=0)
     _name_groups(axes[-1], order, names["n_genes"])

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from wsibench import assembly, cohort, figures, ranking
 from wsibench.figures.comparison import in_order
-from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, read_leaderboard, slides_to_show
+from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, slides_to_show
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name
 from wsibench.study import Study
 
@@ -16,11 +16,11 @@ UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "a
 
 def forest(study: Study) -> Figure:
     null = ranking.read(study, "null")
-    return figures.forest(read_leaderboard(study), null if len(null) else None)
+    return figures.forest(ranking.read(study, "leaderboard"), null if len(null) else None)
 
 
 def violins(study: Study) -> Figure:
-    return figures.violins(pd.read_parquet(study.scores_parquet), read_leaderboard(study))
+    return figures.violins(pd.read_parquet(study.scores_parquet), ranking.read(study, "leaderboard"))
 
 
 def rank_frequencies(study: Study) -> Figure:
@@ -28,17 +28,17 @@ def rank_frequencies(study: Study) -> Figure:
 
 
 def site_gap(study: Study) -> Figure:
-    return figures.site_gap(read_leaderboard(study))
+    return figures.site_gap(ranking.read(study, "leaderboard"))
 
 
 def truth_against_reached(study: Study) -> Figure:
-    return figures.truth_against_reached(ranking.read(study, "groups"), read_leaderboard(study))
+    return figures.truth_against_reached(ranking.read(study, "groups"), ranking.read(study, "leaderboard"))
 
 
 def predicted_measured(study: Study) -> Figure:
     """The best genes of the first of the leaderboard."""
     scheme = primary_scheme(study.folds.schemes)
-    encoder, probe, _ = in_order(read_leaderboard(study))[0]
+    encoder, probe, _ = in_order(ranking.read(study, "leaderboard"))[0]
     scores = pd.read_parquet(study.scores_parquet)
     own = scores[(scores["scheme"] == scheme) & (scores["encoder"] == encoder) & (scores["probe"] == probe)]
     rho = own.dropna(subset="rho").set_index("gene")["rho"].sort_values(ascending=False, kind="stable")
@@ -82,7 +82,7 @@ def tile_gallery(study: Study) -> Figure:
 def slide_attention(study: Study) -> Figure:
     """The best encoder's attention on the first slide that can be shown."""
     scheme = primary_scheme(study.folds.schemes)
-    encoder = next(encoder for encoder, probe, _ in in_order(read_leaderboard(study)) if probe == "abmil")
+    encoder = next(encoder for encoder, probe, _ in in_order(ranking.read(study, "leaderboard")) if probe == "abmil")
     attention = pd.read_parquet(study.attention_parquet(scheme, encoder, "abmil"))
     label = f"{encoder}, {probe_name('abmil')}, {scheme_name(scheme)}"
     return figures.slide_attention(study, attention, slides_to_show(study, 1)[0], label=label)

@@ -6,11 +6,8 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
-import pandas as pd
-
-from wsibench import assembly, cohort, embedding, ranking, regression, tiling
+from wsibench import assembly, cohort, ranking, regression, tiling
 from wsibench.artefacts import Artefact, key_at, make_key, read_failures
-from wsibench.encoders import tile_encoders
 from wsibench.errors import NotReady
 from wsibench.study import Study
 
@@ -47,10 +44,10 @@ class Plate:
 
 
 def bag_encoders(study: Study) -> list[str]:
-    """The encoders that attention MIL is fitted on: those that see tiles."""
-    if embedding.not_applicable(study) or assembly.not_applicable(study) or "abmil" not in study.probes:
+    """The encoders that attention MIL is fitted on."""
+    if regression.not_applicable(study):
         return []
-    return [encoder.name for encoder in tile_encoders(study)]
+    return list(dict.fromkeys(job.encoder for job in regression.jobs(study) if job.probe == "abmil"))
 
 
 # What the plates are made from
@@ -69,6 +66,13 @@ def _done(room: ModuleType, study: Study) -> list[str] | None:
 
 def _ranked(study: Study) -> list[str] | None:
     return _done(ranking, study)
+
+
+def _competed(study: Study) -> list[str] | None:
+    keys = _ranked(study)
+    scheme, competitors = study.folds.schemes[0], [*study.encoders, *study.features]
+    n = keys and sum(job.scheme == scheme and job.encoder in competitors for job in regression.jobs(study))
+    return keys if n and n > 1 else None
 
 
 def _both_schemes(study: Study) -> list[str] | None:
@@ -127,12 +131,6 @@ def slides_to_show(study: Study, n: int) -> list[str]:
     return list(islice(there, n))
 
 
-def read_leaderboard(study: Study) -> pd.DataFrame:
-    """leaderboard.csv; controls have a rank of NaN."""
-    # Twelve hex digits may look like a number.
-    return pd.read_csv(study.leaderboard_csv, dtype={"study_key": str})
-
-
 def leaderboard_copy(study: Study) -> list[Artefact]:
     """The copy of leaderboard.csv beside the figures; none for a study without ranking."""
     keys = _ranked(study)
@@ -144,8 +142,8 @@ PLATES = (
         "forest",
         "Mean ρ of every encoder and probe",
         "Mean over genes of the Spearman correlation between out-of-fold prediction and measurement, with its 95 % "
-        "bootstrap interval. Grey bands: the same under permuted pairing of patients and expression. Hollow markers "
-        "are controls; they are not ranked.",
+        "bootstrap interval. Grey bands: where it lies when expression is shuffled among the patients of each site. "
+        "Hollow markers are controls; they are not ranked.",
         _ranked,
     ),
     Plate(
@@ -153,7 +151,7 @@ PLATES = (
         "How firm the ranks are",
         "Share of the bootstrap draws in which each encoder and probe takes each rank. A firm order is a dark "
         "diagonal.",
-        _ranked,
+        _competed,
     ),
     Plate(
         "violins",

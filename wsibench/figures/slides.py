@@ -1,5 +1,6 @@
 """Slides to look at: thumbnails, tissue and tiles, galleries, attention; every length in physical units."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from wsibench.cohort import read_cohort
-from wsibench.figures.style import INK, PAGE_MM, described, new_figure, styled
+from wsibench.errors import SlideError
+from wsibench.figures.style import INK, MUTED, PAGE_MM, described, new_figure, styled
 from wsibench.slides import Slide, open_slide
 from wsibench.study import Study
 from wsibench.tiling import MASK_MPP, read_tiles, tissue_mask
@@ -29,7 +31,7 @@ def slide_thumbnails(study: Study, slide_ids: Sequence[str], *, tissue: bool = F
     Parameters
     ----------
     slide_ids
-        Of the cohort; any that OpenSlide reads, tiled or not.
+        Of the cohort, tiled or not; one that cannot be read gets an empty panel that says why.
     tissue
         Whether to outline what the tiling takes for tissue.
     """
@@ -40,21 +42,42 @@ def slide_thumbnails(study: Study, slide_ids: Sequence[str], *, tissue: bool = F
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
     rows = []
     for ax, slide_id in zip(axes, slide_ids, strict=False):
-        with _open(study, slide_id) as slide:
-            um = _picture(ax, slide, SHOWN_PX // 2)
-            row = {"slide_id": slide_id, "slide_mpp": slide.slide_mpp, "width_um": um[0], "height_um": um[1]}
-            text = f"{slide.slide_mpp:.3g} µm/px"
-            if tissue:
-                row["tissue_mm2"] = _outline(ax, slide, study.tiles.tile_um)
-                text += f", {row['tissue_mm2']:.2f} mm² tissue"
-        ax.set_title(f"{short(slide_id)}\n{text}", fontsize=5)
-        rows.append(row)
+        try:
+            rows.append(_thumbnail(ax, study, slide_id, tissue))
+        except SlideError as error:
+            rows.append({"slide_id": slide_id, "error": str(error)})
+            _unreadable(ax, slide_id, error)
     for ax in axes[len(slide_ids) :]:
         ax.remove()
-    data = pd.DataFrame(rows)
     what = " with the outline of their tissue" if tissue else ""
-    sizes = [f"{row['slide_id']} ({row['width_um'] / 1000:.1f} × {row['height_um'] / 1000:.1f} mm)" for row in rows]
-    return described(fig, f"Thumbnails of {len(rows)} slides{what}: {', '.join(sizes)}.", data)
+    texts = [
+        f"{row['slide_id']} (cannot be shown)"
+        if "error" in row
+        else f"{row['slide_id']} ({row['width_um'] / 1000:.1f} × {row['height_um'] / 1000:.1f} mm)"
+        for row in rows
+    ]
+    return described(fig, f"Thumbnails of {len(rows)} slides{what}: {', '.join(texts)}.", pd.DataFrame(rows))
+
+
+def _thumbnail(ax: Axes, study: Study, slide_id: str, tissue: bool) -> dict[str, str | float]:
+    with _open(study, slide_id) as slide:
+        width, height = _picture(ax, slide, SHOWN_PX // 2)
+        row = {"slide_id": slide_id, "slide_mpp": slide.slide_mpp, "width_um": width, "height_um": height}
+        text = f"{slide.slide_mpp:.3g} µm/px"
+        if tissue:
+            row["tissue_mm2"] = _outline(ax, slide, study.tiles.tile_um)
+            text += f", {row['tissue_mm2']:.2f} mm² tissue"
+    ax.set_title(f"{short(slide_id)}\n{text}", fontsize=5)
+    return row
+
+
+def _unreadable(ax: Axes, slide_id: str, error: SlideError) -> None:
+    ax.set_title(f"{short(slide_id)}\ncannot be shown", fontsize=5)
+    ax.set(xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+    ax.spines[:].set(visible=True, color="#c4c4c4")
+    text = "\n".join(textwrap.wrap(error.what, 28))
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=5, color=MUTED)
 
 
 @styled
