@@ -62,8 +62,8 @@ def simulate(study: Study) -> None:
 
     Raises
     ------
-    Exception
-        The first error of a slide: a simulated cohort has no excuse for an incomplete one.
+    OSError
+        When a slide cannot be written: a simulated cohort has no excuse for an incomplete one.
     """
     cohort, patients, plans = _plan(study)
     artefacts = _slide_artefacts(study, plans)
@@ -159,11 +159,14 @@ def plan_slides(cohort: SimulatedCohort, patients: pd.DataFrame) -> list[SlidePl
 
 
 def morphology(latents: pd.Series) -> Morphology:
-    """How the latents show in the tissue: each moves one physical quantity, in the range of real tissue."""
+    """How the latents show in the tissue: each moves one physical quantity, in the range of real tissue.
+
+    Hot spots follow theirs in a straight line, since the mean feature of a slide follows their share.
+    """
     return Morphology(
         nuclei_per_mm2=6500 * math.exp(0.22 * latents.nuclear_density),
         nucleus_um=3.3 * math.exp(0.14 * latents.nuclear_size),
-        hot_spots=min(0.16, 0.035 * math.exp(0.65 * latents.lymphocytes)),
+        hot_spots=max(0.004, 0.055 + 0.024 * latents.lymphocytes),
         stroma=1 / (1 + math.exp(0.2 - 0.6 * latents.stroma)),
     )
 
@@ -215,8 +218,8 @@ def simulate_expression(cohort: SimulatedCohort, patients: pd.DataFrame) -> "Ann
     """Expression in the manner of log2 TPM, patients × genes, with `group` and `ceiling` in var.
 
     A gene that attains Spearman's ρ with a latent z is r·z + √(1 − r²)·noise with r = 2 sin(πρ/6),
-    which is Pearson's correlation of two normal variables whose Spearman correlation is ρ; half of
-    them fall with it instead.
+    which is Pearson's correlation of two normal variables whose Spearman correlation is ρ.  Whether
+    it rises or falls with z is drawn gene by gene.
     """
     from anndata import AnnData
 
