@@ -21,8 +21,6 @@ LOADED = re.compile(
     r"""|url\(\s*["']?https?:|@import|\bimport\b[^;\n]*['"]https?:"""
 )
 """What makes a page load something from elsewhere."""
-    r"""(?:\bsrc|\bsrcset|<link[^>]*\bhref)\s*=\s*["']?\s*(?:https?:)?//|url\(\s*["']?https?:|@import|import\s*\(?['"]http"""
-)
 
 
 class Page(HTMLParser):
