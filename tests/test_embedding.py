@@ -1,19 +1,24 @@
 """One pass: the right tiles, for every encoder, made once, whatever fails on the way."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from wsibench import cohort, embedding, models, tiling
 from wsibench.encoders import encoder
-from wsibench.errors import TooManyFailures
-from wsibench.features import read_features
+from wsibench.errors import TooManyFailures, WeightsError
+from wsibench.features import read_features, write_features
+from wsibench.registry import ENCODERS
 from wsibench.slides import open_slide
-from wsibench.study import Study
+from wsibench.study import Embedding, Study
 
 MPP = 0.5
 
@@ -132,3 +137,60 @@ def test_the_finest_encoder_decides_what_is_decoded(study):
 def test_a_study_without_slides_or_encoders_says_why_not(study):
     assert embedding.not_applicable(study) is None
     assert "no encoder" in embedding.not_applicable(study.model_copy(update={"encoders": [], "controls": ["site"]}))
+
+
+def test_features_from_elsewhere_join_those_made_here(study, tmp_path):
+    features = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for name in ("a", "broken"):
+        write_features(tmp_path / f"{name}.h5", features, np.zeros((3, 2)))
+    joined = reload(study.root, encoders=["colour"], features={"theirs": {"folder": str(tmp_path)}})
+    made = embedding.embed_slides(joined)
+    assert set(map(tuple, made[["slide_id", "encoder"]].to_numpy())) == {
+        ("a", "colour"), ("b", "colour"), ("a", "theirs"), ("broken", "theirs"),
+    }  # fmt: skip
+    np.testing.assert_array_equal(read_features(joined.features_h5("theirs", "broken"))[0], features)
+    failures = pd.read_csv(joined.failures_csv)
+    assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b"]  # has no file over there
+    assert embedding.embed_slides(joined).empty
+
+    write_features(tmp_path / "a.h5", features + 1, np.zeros((3, 2)))
+    assert embedding.embed_slides(joined)[["slide_id", "encoder"]].to_numpy().tolist() == [["a", "theirs"]]
+
+
+def test_geometry_card_decodes_what_the_card_resizes_to(study):
+    finer = study.model_copy(update={"encoders": ["dinov2-small"], "embedding": Embedding(geometry="card")})
+    assert embedding.wanted_mpp(finer) == 112 / 256
+    assert embedding.wanted_mpp(finer.model_copy(update={"embedding": Embedding()})) == 0.5
+
+
+def test_slides_in_flight_in_threads_give_what_one_after_the_other_gives(study, monkeypatch):
+    embedding.embed_slides(study)
+    alone = {path: path.read_bytes() for path in study.root.glob("features/*/*.h5")}
+    for path in alone:
+        path.unlink()
+    monkeypatch.setattr(embedding.onepass, "devices", lambda: ("cpu", "cpu"))
+    embedding.embed_slides(study)
+    assert {path: path.read_bytes() for path in alone} == alone
+
+
+def test_features_are_current_where_the_weights_are_not(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    module = timm.create_model("vit_large_patch16_224", num_classes=0, init_values=1e-5, embed_dim=32, depth=1)
+    (tmp_path / "uni").mkdir()
+    save_file(module.state_dict(), tmp_path / "uni" / "model.safetensors")
+    small = {"embed_dim": 32, "depth": 1, "init_values": 1e-5}
+    monkeypatch.setitem(ENCODERS, "uni", replace(ENCODERS["uni"], kwargs=small, dim=32, parameters=None))
+    monkeypatch.setenv("WSIBENCH_WEIGHTS", str(tmp_path))
+    made = embedding.embed_slides(reload(study.root, encoders=["uni"]))
+    assert made.n_tiles.tolist() == [5, 5]
+    monkeypatch.delenv("WSIBENCH_WEIGHTS")
+    assert {artefact.due() for artefact in embedding.expected(study.model_copy(update={"encoders": ["uni"]}))} == {None}
+
+
+def test_absent_weights_are_said_before_any_slide_is_opened(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedding, "map_slides", lambda *_, **__: pytest.fail("a slide was opened"))
+    with pytest.raises(WeightsError, match="weights of uni are not on this machine"):
+        embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from wsibench import own
 from wsibench.acquisition import fetched, is_streamed
 from wsibench.artefacts import Artefact, writing
 from wsibench.features import write_features
@@ -91,8 +90,6 @@ def _load(due: Ready, study: Study, device: str) -> Callable[..., Any]:
     """An encoder on a device: loaded once a process, not once a slide."""
     from wsibench import models
 
-    if due.encoder.loader == "callable":
-        own.importable(study)
     geometry = study.embedding.geometry
     key = (due.encoder, due.folder, device, geometry)
     with _lock(device):

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,37 +30,39 @@ def own_encoder(study: Study, name: str) -> Encoder:
             f"Read it; then let it run as you: wsibench run {study.name} --trust, or WSIBENCH_TRUST=1.",
         )
     module = given.callable.partition(":")[0]
-    importable(study)
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise StudyError(
-            f"The module {module} of the encoder {name} is not found.", f"Put it into {study.study_yaml.parent}."
-        )
-    source = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    beside = study.study_yaml.parent / f"{module}.py"
+    file = beside if beside.exists() else _installed(module)
+    if file is None:
+        raise StudyError(f"The module {module} of the encoder {name} is not found.", f"Put it at {beside}.")
     return Encoder(
         name=name,
         loader="callable",
         arch=given.callable,
-        kwargs={"source": source},
+        kwargs={"source": hashlib.sha256(file.read_bytes()).hexdigest()},
         dim=None,
         px=given.px,
         interpolation=given.interpolation,
         tcga=given.tcga,
+        repo=str(beside) if file == beside else None,
         tcga_source="study.yaml",
     )
 
 
-def importable(study: Study) -> None:
-    """Let modules beside study.yaml be imported."""
-    folder = str(study.study_yaml.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def _installed(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 def build(encoder: Encoder, device: str) -> Callable[[Any], Any]:
     """Call the user's function: a callable from uint8 tiles (b, 3, px, px) to embeddings (b, width)."""
-    module, _, function = encoder.arch.partition(":")
-    return getattr(importlib.import_module(module), function)(device)
+    name, _, function = encoder.arch.partition(":")
+    if encoder.repo is None:
+        return getattr(importlib.import_module(name), function)(device)
+    # By its path, since another study may have a module of the same name.
+    spec = importlib.util.spec_from_file_location(f"{name}_{encoder.kwargs['source'][:12]}", encoder.repo)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, function)(device)

@@ -50,7 +50,7 @@ class Encoder:
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Arithmetic on a CUDA device; a CPU always computes in float32."""
     repo: str | None = None
-    """Repository on the Hugging Face hub."""
+    """Repository on the Hugging Face hub; of a user's own encoder, the file beside study.yaml."""
     revision: str | None = None
     """Commit of the repository; None is the newest one, told apart by the hash of the weights."""
     ignored: tuple[str, ...] = ()
