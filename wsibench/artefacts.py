@@ -179,9 +179,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
