@@ -116,6 +116,19 @@ def _openslide(path: Path, mpp: float, n_tiles: int) -> Iterator[np.ndarray]:
 READERS = {"wsibench": _wsibench, "openslide": _openslide}
 
 
+def difference(path: Path, mpp: float, n_tiles: int = 100) -> tuple[float, int]:
+    """Mean and largest difference of grey levels between our tiles and OpenSlide's, averaged over areas."""
+    px, away = round(TILE_UM / mpp), []
+    with openslide.OpenSlide(path) as slide:
+        corners = physical_grid(slide.dimensions, mpp, TILE_UM)[["x", "y"]].to_numpy()[:n_tiles].tolist()
+        for corner, ours in zip(corners, _wsibench(path, mpp, n_tiles), strict=True):
+            theirs = np.asarray(slide.read_region(corner, 0, (px, px)).convert("RGB"))
+            if px != TILE_PX:
+                theirs = cv2.resize(theirs, (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
+            away.append(cv2.absdiff(ours, theirs))
+    return float(np.mean(away)), int(np.max(away))
+
+
 def main() -> None:
     """Build the mosaics, run every reader in its own process, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -142,6 +155,8 @@ def main() -> None:
                     f"{mpp:<14} {reader:<9} {row['tiles']:>6} {row['cpu_ms']:>12.2f} {row['wall_ms']:>13.2f}"
                     f" {row['peak_mib']:>9.0f} {ratio:>5.1f}× {row['mean']:>10.2f}"
                 )
+            mean, largest = difference(path, mpp)
+            print(f"{mpp:<14} pixels: mean difference {mean:.2f}, largest {largest} grey levels")
             path.unlink()
 
 
