@@ -22,7 +22,7 @@ from wsibench.artefacts import (
 )
 from wsibench.errors import CohortError, GdcError
 from wsibench.gdc import GdcFile
-from wsibench.study import GdcCohort, Study
+from wsibench.study import Study
 
 FORMAT = 1
 STAGE = "cohort"
@@ -59,7 +59,7 @@ def expected(study: Study) -> list[Artefact]:
     key_at(asked.path)
     pairing = read_pairing(study)
     artefacts = [asked, *_tables(study, pairing).values()]
-    if not study.cohort.stream:
+    if not study.streamed:
         artefacts += [download.artefact(file, study.slides) for file in snapshot.gdc_files(pairing.slides)]
     return artefacts
 
@@ -84,7 +84,7 @@ def acquire(study: Study) -> Acquired:
     slides = snapshot.gdc_files(pairing.slides)
     rna = [] if cohort.xena else snapshot.gdc_files(pairing.rna)
     have = found(study, cohort.slides, slides)
-    if not cohort.stream:
+    if not study.streamed:
         download.check_space([file for file in slides if _to_fetch(file, study.slides, have)], study.slides)
     tables = _tables(study, pairing)
     if tables["pairing"].due():
@@ -97,7 +97,7 @@ def acquire(study: Study) -> Acquired:
         if rna:
             _fetch_rna(study, rna)
         _write_expression(study, pairing, tables["expression"])
-    errors = {} if cohort.stream else download.fetch_all(slides, study.slides, label="01 slides", already=have)
+    errors = {} if study.streamed else download.fetch_all(slides, study.slides, label="01 slides", already=have)
     failures = [
         failure(Path(file.name).stem, STAGE, download.artefact(file, study.slides).key, errors[file.name])
         for file in slides
@@ -143,7 +143,7 @@ def read_slides(study: Study) -> pd.DataFrame:
     `identity` is the published md5; it is empty for a slide that is not here, unless slides are
     streamed.  `slide_id` is the file's name without its suffix.
     """
-    pairing, streamed = read_pairing(study), study.cohort.stream
+    pairing, streamed = read_pairing(study), study.streamed
     files = snapshot.gdc_files(pairing.slides)
     subtypes = _subtypes(study)
     artefacts = [download.artefact(file, study.slides) for file in files]
@@ -162,11 +162,6 @@ def read_slides(study: Study) -> pd.DataFrame:
         }
     )
     return rows.sort_values(["patient_id", "slide_id"], ignore_index=True)
-
-
-def is_streamed(study: Study) -> bool:
-    """Whether slides are fetched one by one when they are embedded, and not kept."""
-    return isinstance(study.cohort, GdcCohort) and study.cohort.stream
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from wsibench import onepass, tiling, weights
-from wsibench.acquisition import is_streamed
 from wsibench.artefacts import (
     Artefact,
     Failure,
@@ -114,7 +113,7 @@ def _tasks(study: Study, ready: list[Ready]) -> Iterator[Task]:
     untiled = {row.slide_id for row in failures if row.stage == "tiling"}
     mpp = wanted_mpp(study)
     # Streamed slides are tiled in the same pass: their tiles' keys are known, the tiles not yet there.
-    streamed = tiling.keys(study) if is_streamed(study) else {}
+    streamed = tiling.keys(study) if study.streamed else {}
     for row in read_cohort(study).itertuples():
         path = Path(row.path)
         embedded = [each for each in ready if each.encoder.loader != "import"]

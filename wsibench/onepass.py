@@ -8,8 +8,8 @@ write.  At no time are more than a few batches of a slide's tiles in memory, onl
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from wsibench.acquisition import fetched, is_streamed
 from wsibench.artefacts import Artefact, writing
 from wsibench.features import write_features
 from wsibench.foreign import foreign_file, read_foreign
@@ -107,16 +106,26 @@ def make_features(task: Task) -> tuple[int, float]:
     started = time.monotonic()
     if task.due[0].encoder.loader == "import":
         return _import(task), time.monotonic() - started
-    streamed = is_streamed(task.study)
-    with fetched(task.study, task.path.name) if streamed else nullcontext():
-        if streamed:
-            tile_slide(task.study, task.slide_id)
+    with _at_hand(task):
         free = _free_devices()
         device = free.get()
         try:
             return _embed(task, device), time.monotonic() - started
         finally:
             free.put(device)
+
+
+@contextmanager
+def _at_hand(task: Task) -> Iterator[None]:
+    """The slide's file and its tiles: there already, or for the moment when slides are streamed."""
+    if not task.study.streamed:
+        yield
+        return
+    from wsibench.acquisition import fetched  # and with it a client that other cohorts never need
+
+    with fetched(task.study, task.path.name):
+        tile_slide(task.study, task.slide_id)
+        yield
 
 
 def _embed(task: Task, device: str) -> int:

@@ -353,6 +353,11 @@ class Study(Section):
         """First 12 hex digits of the sha256 of everything in study.yaml but its title."""
         return digest(self.model_dump(mode="json", exclude={"title"}))[:12]
 
+    @property
+    def streamed(self) -> bool:
+        """Whether slides are fetched one by one when they are embedded, and not kept."""
+        return isinstance(self.cohort, GdcCohort) and self.cohort.stream
+
     # The one place that knows paths
 
     @property

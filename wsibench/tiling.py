@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from scipy.ndimage import map_coordinates
 
 from wsibench import quality
-from wsibench.acquisition import is_streamed
 from wsibench.artefacts import Artefact, Failure, check_failures, digest, failure, make_key, record_failures, writing
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
@@ -48,7 +47,7 @@ def not_applicable(study: Study) -> str | None:
     """Why the study has nothing to tile, or None."""
     if isinstance(study.cohort, LocalCohort) and study.cohort.slides is None:
         return "The cohort is a table of patients without slides: there is nothing to tile."
-    if is_streamed(study) and not (study.cohort_csv.exists() and tiled_slides(study)):
+    if study.streamed and not (study.cohort_csv.exists() and tiled_slides(study)):
         return (
             "Slides are streamed: 03_embedding fetches, tiles and embeds one after another. "
             "Run this stage again after it, to look at what was tiled."
@@ -59,7 +58,7 @@ def not_applicable(study: Study) -> str | None:
 def expected(study: Study) -> list[Artefact]:
     """The parquet file of every slide of the cohort; of a streamed one, those that there are."""
     artefacts = [task.artefact for task in _tasks(study)]
-    return [artefact for artefact in artefacts if artefact.due() is None] if is_streamed(study) else artefacts
+    return [artefact for artefact in artefacts if artefact.due() is None] if study.streamed else artefacts
 
 
 def keys(study: Study) -> dict[str, str]:
@@ -104,7 +103,7 @@ def tile_slides(study: Study) -> pd.DataFrame:
     tasks = _tasks(study)
     failures: list[Failure] = []
     due = [task for task in tasks if task.artefact.due()]
-    if is_streamed(study):
+    if study.streamed:
         return _summaries([task for task in tasks if task not in due])
     for task, result in map_slides(_tile_slide, due, label="02 tiling"):
         if isinstance(result, BaseException):
