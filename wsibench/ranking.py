@@ -210,8 +210,8 @@ def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray) -> pd.DataFrame:
     for row in range(len(arm.jobs)):
         part = pd.DataFrame({"gene": arm.genes.index.to_numpy(str), "rho": rho[row], "n_folds": n_folds})
         part = part.assign(**arm.named(row), undefined=undefined[row])
-        if "group" in arm.genes:
-            part["group"] = arm.genes["group"].to_numpy(str)
+        for column in arm.genes.columns.intersection(["group", "ceiling"]):
+            part[column] = arm.genes[column].to_numpy()
         parts.append(part)
     columns = ["scheme", "encoder", "probe", "gene", "rho", "n_folds", "undefined"]
     frame = pd.concat(parts, ignore_index=True)
@@ -232,7 +232,7 @@ def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.nda
             "study_key": arm.study.key, "ranked": arm.ranked[row],
         })  # fmt: skip
     board = pd.DataFrame(rows).sort_values(["ranked", "mean_rho"], ascending=False, kind="stable", ignore_index=True)
-    place = board["mean_rho"].rank(ascending=False, method="min").where(board["ranked"])
+    place = board["mean_rho"].where(board["ranked"]).rank(ascending=False, method="min")
     board["rank"] = place.astype("Int64")
     return board[TABLES["leaderboard"]]
 

@@ -1,0 +1,189 @@
+"""The leaderboard and its companions, on studies whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import trials
+
+from wsibench import null, ranking, regression
+from wsibench.errors import CohortError, NotReady
+from wsibench.ranking import TABLES, rank, read
+from wsibench.regression import jobs
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    """Workers of their own would spend the test on starting."""
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+
+
+@pytest.fixture
+def folder(data_root):
+    trials.write_tables(data_root / "trial")
+    return data_root / "trial"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """One study, ranked, for tests that only look."""
+    root = tmp_path_factory.mktemp("ranked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSIBENCH_DATA", str(root))
+        patch.setenv("WSIBENCH_WORKERS", "1")
+        trials.write_tables(root / "trial")
+        yield ranked(root / "trial")
+
+
+def ranked(folder, **sections):
+    study = trials.assembled(folder, **sections)
+    regression.regress(study)
+    rank(study)
+    return study
+
+
+def test_the_better_encoder_leads_and_controls_carry_no_rank(study):
+    board = read(study, "leaderboard")
+    assert board.columns.tolist() == TABLES["leaderboard"]
+    assert board["scheme"].tolist() == ["preserved-site"] * 3 + ["random-patient"] * 3
+    assert board["encoder"].tolist() == ["good", "poor", "site"] * 2
+    assert board["rank"].fillna(0).tolist() == [1, 2, 0] * 2
+    assert board["p_best"].isna().tolist() == [False, False, True] * 2
+    numbers = board[["mean_rho", "ci_low", "ci_high", "median_rho"]]
+    assert np.isfinite(numbers).all(axis=None)
+    assert (board["ci_low"] <= board["mean_rho"]).all()
+    assert (board["mean_rho"] <= board["ci_high"]).all()
+    assert (board["n_patients"] == 60).all()
+    assert (board["study_key"] == study.key).all()
+    assert board["tcga"].tolist() == ["unknown", "unknown", "no"] * 2
+
+
+def test_leaderboard_is_the_mean_of_the_scores(study):
+    scores = pd.read_parquet(study.scores_parquet)
+    means = scores.groupby(["scheme", "encoder", "probe"])["rho"].agg(["mean", "median", "size"])
+    board = read(study, "leaderboard").set_index(["scheme", "encoder", "probe"])
+    found = means.loc[board.index]
+    np.testing.assert_allclose(found["mean"], board["mean_rho"])
+    np.testing.assert_allclose(found["median"], board["median_rho"])
+    np.testing.assert_array_equal(found["size"], board["n_genes"])
+
+
+def test_site_genes_are_read_only_where_sites_are_shared(study):
+    groups = read(study, "groups").set_index(["scheme", "encoder", "group"])["mean_rho"]
+    assert groups["random-patient", "site", "site"] > 0.5
+    assert abs(groups["preserved-site", "site", "site"]) < 0.1
+    assert groups["preserved-site", "good", "good"] > 0.4
+
+
+def test_differences_and_rank_frequencies_agree_with_the_board(study):
+    board = read(study, "leaderboard").set_index(["scheme", "encoder"])["mean_rho"]
+    differences = read(study, "differences")
+    assert differences[["encoder_a", "encoder_b"]].to_numpy().tolist() == [["good", "poor"]] * 2
+    for row in differences.itertuples():
+        assert row.delta == pytest.approx(board[row.scheme, "good"] - board[row.scheme, "poor"])
+        assert 0 < row.ci_low < row.delta < row.ci_high
+        assert row.p == row.p_holm == pytest.approx(2 / 201)
+    frequencies = read(study, "rank_frequencies")
+    assert frequencies.groupby(["scheme", "encoder"])["frequency"].sum().tolist() == pytest.approx([1] * 4)
+    assert "site" not in set(frequencies["encoder"])
+
+
+def test_permuted_pairing_keeps_what_a_site_is_worth_and_nothing_else(study):
+    table = read(study, "null").set_index(["scheme", "encoder", "group"])
+    assert (table["permutations"] == 4).all()
+    assert (table["q025"] <= table["mean"]).all()
+    assert (table["mean"] <= table["q975"]).all()
+    assert abs(table.loc[("preserved-site", "good", "good"), "mean"]) < 0.15
+    assert table.loc[("random-patient", "site", "site"), "mean"] > 0.5
+    assert set(table.index.get_level_values("group")) == {"", "good", "site", "null"}
+
+
+def test_the_null_is_that_of_the_same_shuffles_fitted_one_by_one(folder, monkeypatch):
+    study = trials.assembled(folder)
+    regression.regress(study)
+    null.permute(study)
+    together = null.read_null(jobs(study)[0])
+    null.artefact(jobs(study)[0]).path.unlink()
+    monkeypatch.setattr(null, "COLUMNS", 1)
+    null.permute(study)
+    np.testing.assert_allclose(null.read_null(jobs(study)[0]), together, atol=0.02)
+
+
+def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(folder):
+    study = ranked(folder)
+    assert not any(artefact.due() for artefact in ranking.expected(study))
+    board = study.leaderboard_csv.read_bytes()
+    rank(study)
+    study.leaderboard_csv.unlink()
+    rank(study)
+    assert study.leaderboard_csv.read_bytes() == board
+    study = trials.load(folder, ranking={"bootstrap": 200, "permutations": {"ridge": 4}, "rope": 0.05})
+    due = {artefact.path.name for artefact in ranking.expected(study) if artefact.due()}
+    assert due == {"scores.parquet", *(f"{table}.csv" for table in TABLES)}
+
+
+def test_gene_constant_in_a_fold_is_left_out_for_all_and_listed(folder):
+    import anndata
+
+    adata = anndata.read_h5ad(folder / "rna.h5ad")
+    adata.X[1:, 3] = 0
+    adata.write_h5ad(folder / "rna.h5ad")
+    study = ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 2}})
+    assert read(study, "excluded_genes")["gene"].tolist() == ["G3"] * 2
+    assert (read(study, "leaderboard")["n_genes"] == 35).all()
+    assert "G3" not in set(pd.read_parquet(study.scores_parquet)["gene"])
+
+
+def test_features_that_say_nothing_score_zero_and_are_counted(folder):
+    rows = pd.read_csv(folder / "poor.csv")
+    # Varies for one patient only: in the fold that holds this patient out, training sees a constant.
+    rows[rows.columns[1:]] = 0.0
+    rows.iloc[0, 1:] = 1.0
+    rows.to_csv(folder / "poor.csv", index=False)
+    board = read(ranked(folder), "leaderboard").set_index(["scheme", "encoder"])
+    for scheme in ("preserved-site", "random-patient"):
+        assert board.loc[(scheme, "poor"), "n_undefined"] == 36
+        assert abs(board.loc[(scheme, "poor"), "mean_rho"]) < 0.05
+        assert board.loc[(scheme, "good"), "n_undefined"] == 0
+
+
+def test_one_gene_and_one_encoder(folder):
+    study = ranked(
+        folder,
+        features={"good": {"table": "good.csv"}},
+        controls=[],
+        expression={"genes": ["G0"]},
+        ranking={"bootstrap": 100},
+    )
+    board = read(study, "leaderboard")
+    assert board["rank"].tolist() == [1, 1]
+    assert board["p_best"].tolist() == [1, 1]
+    assert (board["n_genes"] == 1).all()
+    assert np.isfinite(board[["mean_rho", "ci_low", "ci_high", "median_rho"]]).all(axis=None)
+    assert len(read(study, "differences")) == 0
+
+
+def test_controls_alone_give_a_board_without_ranks(folder):
+    board = read(ranked(folder, features={}, controls=["site"]), "leaderboard")
+    assert board["rank"].isna().all()
+    assert np.isfinite(board["mean_rho"]).all()
+
+
+def test_thirteen_patients_still_give_numbers(data_root):
+    trials.write_tables(data_root / "few", n=13, sites=4)
+    board = read(ranked(data_root / "few", ranking={"bootstrap": 100, "permutations": {}}), "leaderboard")
+    assert np.isfinite(board[["mean_rho", "ci_low", "ci_high", "median_rho"]]).all(axis=None)
+
+
+def test_folds_of_three_patients_are_one_clear_error(data_root):
+    trials.write_tables(data_root / "few", n=9, sites=3)
+    with pytest.raises(CohortError, match="no fold has more than 3 of the 9 patients"):
+        ranked(data_root / "few")
+
+
+def test_group_named_null_is_text(study):
+    assert set(read(study, "groups")["group"]) == {"good", "site", "null"}
+
+
+def test_before_the_predictions_there_is_nothing_to_rank(folder):
+    with pytest.raises(NotReady):
+        rank(trials.assembled(folder))

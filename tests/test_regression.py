@@ -1,0 +1,139 @@
+"""Out-of-fold predictions: who saw whom, what is made again, and what is left behind."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import trials
+
+from wsibench import assembly, folds, regression
+from wsibench.errors import CohortError, NotReady, StudyError
+from wsibench.probes.base import Patients
+from wsibench.probes.ridge import Ridge
+from wsibench.regression import Job, jobs, out_of_fold, read_predictions, regress
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    """Workers of their own would spend the test on starting."""
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+
+
+@pytest.fixture
+def folder(data_root):
+    trials.write_tables(data_root / "trial")
+    return data_root / "trial"
+
+
+class Memory:
+    """A probe that predicts the mean of its training patients, and remembers whom it met."""
+
+    name, needs, columnwise = "memory", "mean", True
+
+    def __init__(self):
+        self.met = []
+
+    def fit(self, patients, y, *, seed):
+        self.train, self.mean, self.chosen = set(patients.ids), y.mean(axis=0), {"n": len(patients)}
+        return self
+
+    def predict(self, patients):
+        self.met.append((self.train, set(patients.ids)))
+        return np.tile(self.mean, (len(patients), 1))
+
+
+def test_nobody_is_predicted_by_a_fit_that_saw_them():
+    ids = np.arange(20).astype(str)
+    y = np.arange(40, dtype=np.float32).reshape(20, 2)
+    fold, probe = np.arange(20) % 4, Memory()
+    found = out_of_fold(probe, Patients(ids, ids, np.zeros((20, 1), np.float32)), y, fold)
+    for train, held in probe.met:
+        assert not train & held
+        assert train | held == set(ids)
+    for label in range(4):
+        np.testing.assert_allclose(found.predicted[fold == label], y[fold != label].mean(axis=0)[None].repeat(5, 0))
+    assert found.chosen == {str(label): {"n": 15} for label in range(4)}
+
+
+def test_predictions_are_the_probes_own(folder):
+    study = trials.assembled(folder)
+    table = regress(study)
+    assert table[["encoder", "probe"]].drop_duplicates().to_numpy().tolist() == [
+        ["good", "ridge"], ["poor", "ridge"], ["site", "ridge"],
+    ]  # fmt: skip
+    assert table["chosen"].str.match(r"alpha \d").all()
+    benchmark = assembly.read_benchmark(study)
+    for scheme in study.folds.schemes:
+        adata = read_predictions(Job(study, scheme, "good", "ridge"))
+        fold = folds.read_folds(study, scheme)
+        assert (adata.obs["fold"] == fold).all()
+        assert (adata.var_names == benchmark.var_names).all()
+        train, held = np.flatnonzero(fold != 1), np.flatnonzero(fold == 1)
+        groups = folds.inner_groups(benchmark.obs, scheme)
+        patients = Patients(benchmark.obs_names.to_numpy(), groups, benchmark.obsm["good"])
+        expected = Ridge().fit(patients.take(train), benchmark.X[train]).predict(patients.take(held))
+        np.testing.assert_allclose(adata.X[held], expected, rtol=1e-5)
+        assert set(json.loads(adata.uns["wsibench"]["chosen"])) == {"0", "1", "2"}
+
+
+def test_only_what_an_encoder_depends_on_makes_it_due(folder):
+    study = trials.assembled(folder)
+    regress(study)
+    assert not any(artefact.due() for artefact in regression.expected(study))
+    tables = {name: {"table": f"{name}.csv"} for name in ("good", "poor", "noise")}
+    study = trials.assembled(folder, features=tables)
+    assert {job.encoder for job in jobs(study) if job.artefact.due()} == {"noise"}
+    regress(study)
+    poor = pd.read_csv(folder / "poor.csv").assign(**{"0": 1.5})
+    poor.to_csv(folder / "poor.csv", index=False)
+    study = trials.assembled(folder, features=tables)
+    assert {job.encoder for job in jobs(study) if job.artefact.due()} == {"poor"}
+    study = trials.assembled(folder, folds={"n": 4})
+    assert {job.encoder for job in jobs(study) if job.artefact.due()} == {"good", "poor", "site"}
+
+
+def test_bag_probe_reads_tiles_and_leaves_attention_and_curves(folder):
+    study = trials.with_tiles(folder, probes=["ridge", "abmil"], abmil={"seeds": 2, "epochs": 3, "embed": 8})
+    regress(study)
+    assert {job.encoder for job in jobs(study) if job.probe == "abmil"} == {"colour", "texture"}
+    adata = read_predictions(Job(study, "random-patient", "colour", "abmil"))
+    assert np.isfinite(adata.X).all()
+    curves = adata.uns["wsibench"]["curves"]
+    assert set(curves.columns) == {"fold", "seed", "epoch", "loss", "validation_rho", "chosen"}
+    assert curves.groupby(["fold", "seed"])["chosen"].sum().tolist() == [1] * 6
+    attention = pd.read_parquet(study.attention_parquet("random-patient", "colour", "abmil"))
+    assert attention.columns.tolist() == ["patient_id", "slide_id", "x", "y", "attention"]
+    assert attention["patient_id"].unique().tolist() == adata.obs_names.tolist()
+    np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, rtol=1e-5)
+    assert (attention["y"] == attention["patient_id"].str[1:].astype(int)).all()
+
+
+def test_bags_read_one_by_one_are_the_same(folder, monkeypatch):
+    study = trials.with_tiles(folder, probes=["abmil"], encoders=["colour"], abmil={"seeds": 1, "epochs": 2})
+    job = jobs(study)[0]
+    folds.divide(study)
+    held = regression.load(job)[0].bags
+    monkeypatch.setattr(regression, "IN_MEMORY", 0)
+    stored = regression.load(job)[0].bags
+    assert isinstance(stored, regression.StoredBags)
+    assert len(stored) == len(held) == 60
+    for one, other in zip(stored, held, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_before_the_benchmark_there_is_nothing_to_expect(folder):
+    with pytest.raises(NotReady):
+        regression.expected(trials.load(folder))
+
+
+def test_unknown_probe_is_refused_by_name(folder):
+    study = trials.assembled(folder, probes=["rigde"])
+    with pytest.raises(StudyError, match=r"no probe 'rigde'.*Did you mean 'ridge'"):
+        regression.expected(study)
+
+
+def test_too_few_to_train_on_is_one_clear_error():
+    ids = np.arange(4).astype(str)
+    with pytest.raises(CohortError, match="leaves 2 patients to train on"):
+        out_of_fold(Ridge(), Patients(ids, ids, np.eye(4)), np.eye(4), np.array([0, 0, 1, 1]))
