@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from wsibench.compute import map_slides, n_workers, progress
+from wsibench.compute import clock, map_slides, n_workers, progress
 
 
 def half(task: int) -> int:
@@ -51,14 +51,13 @@ def test_number_of_workers_can_be_set(monkeypatch):
 
 
 def test_batch_progress_is_lines_with_the_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 2.0, 6.0, 8.0])
-    monkeypatch.setattr("wsibench.compute.time.monotonic", lambda: next(clock))
-    assert list(progress("abc", total=3, label="02 tiling")) == ["a", "b", "c"]
-    assert capsys.readouterr().out.splitlines() == ["02 tiling: 2/3, 0:03 min left", "02 tiling: 3/3, 0:00 min left"]
+    times = iter([0.0, 20.0, 22.0, 26.0, 27.0])
+    monkeypatch.setattr("wsibench.compute.time.monotonic", lambda: next(times))
+    assert list(progress("abcd", total=4, label="02 tiling")) == ["a", "b", "c", "d"]
+    lines = ["02 tiling: 1/4", "02 tiling: 3/4, 0:03 min left", "02 tiling: 4/4, 0:00 min left"]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4, "0:04 min"), (130, "2:10 min"), (7300, "2 h 01 min")])
-def testclock(seconds, text):
-    from wsibench.compute import clock
-
+def test_clock(seconds, text):
     assert clock(seconds) == text

@@ -37,13 +37,16 @@ def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
         yield from tqdm(items, total=total, desc=label, leave=False)
         return
     started = shown = time.monotonic()
+    first = None
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        # Counted from the first item, which carries the start of the worker processes.
+        first = first or now
+        left = f", {clock((now - first) / (done - 1) * (total - done))} left" if done > 1 else ""
         if now - shown >= LINE_EVERY_S or (done == total and now - started >= 1):
             shown = now
-            left = (now - started) / done * (total - done)
-            print(f"{label}: {done}/{total}, {clock(left)} left", file=sys.stdout, flush=True)
+            print(f"{label}: {done}/{total}{left}", file=sys.stdout, flush=True)
 
 
 def clock(seconds: float) -> str:
