@@ -200,9 +200,13 @@ def violins(scores: pd.DataFrame, leaderboard: pd.DataFrame, *, scheme: str | No
 
 def _boxes(ax: Axes, part: pd.DataFrame, order: list[str], colours: dict[str, str], controls: set[str]) -> None:
     """Quartiles and medians inside the violins; those of controls are hollow."""
+    # seaborn draws no body where all values are equal, as a site's are on folds that preserve sites.
+    rho = part.groupby("encoder", observed=True)["rho"]
+    spread = [encoder for encoder in order if rho.max()[encoder] > rho.min()[encoder]]
+    bodies = dict(zip(spread, ax.collections, strict=True))
     for i, encoder in enumerate(order):
-        if encoder in controls:
-            ax.collections[i].set(facecolor="white", edgecolor=colours[encoder], linewidth=0.8)
+        if encoder in controls and encoder in bodies:
+            bodies[encoder].set(facecolor="white", edgecolor=colours[encoder], linewidth=0.8)
         low, middle, high = part.loc[part["encoder"] == encoder, "rho"].quantile([0.25, 0.5, 0.75])
         ax.plot([i, i], [low, high], color=INK, lw=2, solid_capstyle="butt")
         ax.plot(i, middle, "o", color="white", mec=INK, mew=0.5, ms=3)
