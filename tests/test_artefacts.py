@@ -38,7 +38,7 @@ def test_written_file_is_current_and_signed(tmp_path):
     artefact = made(tmp_path / "deep" / "a.csv")
     assert artefact.due() is None
     assert key_at(artefact.path) == "k"
-    assert sorted(p.name for p in artefact.path.parent.iterdir()) == ["a.csv", "a.csv.meta.json"]
+    assert sorted(p.name for p in artefact.path.parent.iterdir()) == [".a.csv.meta.json", "a.csv"]
 
 
 def test_every_way_of_not_being_done_has_its_word(tmp_path):

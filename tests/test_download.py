@@ -273,7 +273,7 @@ def test_a_killed_process_is_gone_on_with(server: GdcServer, tmp_path: Path, sig
         [sys.executable, "-c", script, str(listing), str(folder)], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(folder.glob("slide*.meta.json")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(folder.glob(".slide*.meta.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal_)
     _, said = process.communicate(timeout=30)

@@ -1,7 +1,7 @@
 """What made a file: keys, atomic writes, sidecars and failure rows.
 
 Nothing counts as done because a file exists.  Every file a stage leaves has a sidecar
-``<file>.meta.json`` that holds the key it was made under and the size and sha256 of its bytes;
+``.<file>.meta.json`` that holds the key it was made under and the size and sha256 of its bytes;
 the file is current when its key is the one now expected and its bytes are those that were written.
 """
 
@@ -91,8 +91,8 @@ class Artefact:
 
 
 def meta_path(path: Path) -> Path:
-    """Where the sidecar of `path` lies."""
-    return path.with_name(path.name + ".meta.json")
+    """Where the sidecar of `path` lies: hidden, since people take whole folders of figures."""
+    return path.with_name(f".{path.name}.meta.json")
 
 
 def read_meta(path: Path) -> dict[str, Any] | None:
