@@ -194,3 +194,11 @@ def test_absent_weights_are_said_before_any_slide_is_opened(study, tmp_path, mon
     monkeypatch.setattr(embedding, "map_slides", lambda *_, **__: pytest.fail("a slide was opened"))
     with pytest.raises(WeightsError, match="weights of uni are not on this machine"):
         embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
+
+
+def test_stain_normalisation_is_an_arm_of_its_own(study):
+    embedding.embed_slides(study)
+    plain = read_features(study.features_h5("colour", "a"))[0]
+    normalised = reload(study.root, encoders=["colour"], embedding={"stain": "reinhard"})
+    assert set(embedding.embed_slides(normalised).slide_id) == {"a", "b"}
+    assert not np.array_equal(read_features(study.features_h5("colour", "a"))[0], plain)

@@ -130,6 +130,8 @@ def _embedded(study: Study, slide_id: str, ready: Ready, tiles_key: str, mpp: fl
     section = {"encoder": ready.encoder.decides(), "weights": ready.hash, "wanted_mpp": mpp}
     if ready.encoder.decoded_px(study.embedding.geometry) != ready.encoder.px:
         section["geometry"] = study.embedding.geometry
+    if study.embedding.stain:
+        section["stain"] = study.embedding.stain
     return _due(study, slide_id, ready, make_key(STAGE, FORMAT, section, made_from=[tiles_key]))
 
 

@@ -23,6 +23,7 @@ from wsibench.features import write_features
 from wsibench.foreign import foreign_file, read_foreign
 from wsibench.registry import Encoder
 from wsibench.slides import open_slide
+from wsibench.staining import normaliser
 from wsibench.study import Study
 from wsibench.tiling import read_tiles, tile_slide
 
@@ -149,8 +150,10 @@ def _embed(task: Task, device: str) -> int:
             threads=1 if device == "cpu" else IN_FLIGHT,
             max_bad=task.study.limits.bad_tiles,
         )
+        stain = task.study.embedding.stain
+        recolour = normaliser(slide, xy, tile_um=tile_um, method=stain) if stain else None
         for indices, pixels in batches:
-            batch = torch.from_numpy(pixels)
+            batch = torch.from_numpy(recolour(pixels) if recolour else pixels)
             for each, (model, guard) in enumerate(zip(models, guards, strict=True)):
                 with guard:
                     made = model(batch).cpu().numpy()
@@ -158,7 +161,7 @@ def _embed(task: Task, device: str) -> int:
                     features[each] = np.empty((len(xy), made.shape[1]), np.float16)
                 features[each][indices] = made
             decoded[indices] = True
-    attrs = {"slide_mpp": slide_mpp, "tile_um": tile_um, "decoded_px": px, "geometry": task.study.embedding.geometry}
+    attrs = {"slide_mpp": slide_mpp, "tile_um": tile_um, "decoded_px": px} | task.study.embedding.model_dump()
     facts = {"device": device, "n_undecodable": int((~decoded).sum())}
     with ExitStack() as stack:
         for due, made in zip(task.due, features, strict=True):

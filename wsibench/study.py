@@ -162,6 +162,8 @@ class Embedding(Section):
 
     geometry: Literal["tile", "card"] = "tile"
     """``tile``: every encoder sees the whole tile.  ``card``: an encoder whose card crops sees that crop."""
+    stain: Literal["macenko", "reinhard"] | None = None
+    """Stain normalisation, fitted once a slide; `wsibench.staining` says how."""
 
 
 class Expression(Section):
