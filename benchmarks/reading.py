@@ -27,7 +27,7 @@ import tifffile
 from PIL import Image
 
 from wsibench.slides import open_slide
-from wsibench.tiling import physical_grid
+from wsibench.tissue import physical_grid
 
 TILE_UM, WANTED_MPP, TILE_PX = 128.0, 0.5, 256
 

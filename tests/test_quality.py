@@ -9,7 +9,7 @@ import openslide
 import pandas as pd
 import pytest
 
-from wsibench import histology, quality, simulate, tiling
+from wsibench import histology, quality, simulate, tissue
 from wsibench.slides import open_slide
 from wsibench.study import TileArtefact, Tiles
 
@@ -68,8 +68,8 @@ def tiles_of(path, drop=("pen", "blur")) -> pd.DataFrame:
     """All tiles with tissue that wsibench would look at, indexed by place."""
     settings = Tiles(tile_um=TILE_UM, max_tiles=10_000, drop=list(drop))
     with open_slide(path, slide_mpp=MPP) as slide:
-        found = tiling.find_tiles(slide, settings)
-        found = tiling.choose_tiles(slide, found, settings, rng=np.random.default_rng(0), max_bad=0)
+        found = tissue.find_tiles(slide, settings)
+        found = tissue.choose_tiles(slide, found, settings, rng=np.random.default_rng(0), max_bad=0)
     return found.set_index(["row", "col"])
 
 
@@ -78,7 +78,7 @@ def rates(write_svs, image, marked, painted, least: float) -> tuple[int, float, 
     before = tiles_of(write_svs(image, MPP, name="clean.svs", subsampling="420", quality=85), drop=())
     after = tiles_of(write_svs(marked, MPP, name="marked.svs", subsampling="420", quality=85))
     side = TILE_UM / MPP
-    share = tiling.area_share(painted, before[["x", "y"]].to_numpy(), side)
+    share = tissue.area_share(painted, before[["x", "y"]].to_numpy(), side)
     kept = after.kept.reindex(before.index, fill_value=False).to_numpy()
     hit, clean = share >= least, share == 0
     return int(hit.sum()), float((~kept[hit]).mean()), float((~kept[clean]).mean())

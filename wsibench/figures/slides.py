@@ -14,7 +14,8 @@ from wsibench.errors import SlideError
 from wsibench.figures.style import INK, MUTED, PAGE_MM, described, new_figure, styled
 from wsibench.slides import Slide, open_slide
 from wsibench.study import Study
-from wsibench.tiling import MASK_MPP, read_tiles, tissue_mask
+from wsibench.tiling import read_tiles
+from wsibench.tissue import MASK_MPP, tissue_mask
 
 OUTLINE, SQUARE = "#00441b", "#0072B2"
 SHOWN_PX = 900
