@@ -13,7 +13,7 @@ import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
 from wsibench import acquisition, cohort, gdc, transfer
-from wsibench.artefacts import read_failures
+from wsibench.artefacts import read_failures, read_meta
 from wsibench.errors import CohortError, GdcError, NotReady, StudyError, TooManyFailures
 from wsibench.study import Study
 
@@ -96,6 +96,9 @@ def test_from_the_answer_to_a_cohort(project: GdcServer, make: Callable[..., Stu
     assert report.counts["patients with several slides"] == 1
     reasons = set(report.exclusions["reason"])
     assert {"not of a primary tumour", "another aliquot of the patient was taken"} <= reasons
+    provenance = read_meta(study.cohort_csv)["facts"]["provenance"]
+    assert provenance["data_release"].startswith("Data Release 45.0")
+    assert provenance["api"] == project.url
     [rules] = report.tables.values()
     assert next(iter(report.tables)).startswith("TCGA-BRCA, Data Release 45.0")
     assert rules["files"].tolist() == [7, 7, 6, 8, 6, 5, 6, 5]

@@ -184,7 +184,7 @@ def test_an_id_that_expired_is_found_again_by_name(server: GdcServer) -> None:
     server.rename(hit["file_id"], "new-id")
     assert gdc.find_again(gdc.new_session(), file).file_id == "new-id"
     server.hits["new-id"]["md5sum"] = "0" * 32
-    with pytest.raises(GdcError, match=r"now has md5 0000.*gdc\.json\.gz"):
+    with pytest.raises(GdcError, match=r"now has md5 0000.*gdc/snapshot\.json\.gz"):
         gdc.find_again(gdc.new_session(), file)
     del server.hits["new-id"]
     with pytest.raises(GdcError, match="no longer offered"):

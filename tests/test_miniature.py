@@ -66,7 +66,7 @@ def make(data_root: Path) -> Callable[..., Study]:
             "encoders": ["colour", "texture"],
             "controls": ["site"],
             "expression": {"unit": "log2_tpm", "genes": "protein_coding"},
-            "folds": {"schemes": ["preserved-site", "random-patient"], "n": 3},
+            "folds": {"schemes": ["preserved-site", "random-patient"], "n": 2},
             "probes": ["ridge"],
             "ranking": {"bootstrap": 100, "permutations": {"ridge": 2}},
         }

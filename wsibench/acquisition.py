@@ -35,7 +35,9 @@ class Acquired:
     failures: list[Failure]
     """Slides that could not be fetched."""
     tables: dict[str, pd.DataFrame]
-    """Pairing rules with their counts, coverage of the clinical table, and where it all comes from."""
+    """Pairing rules with their counts, and coverage of the clinical table."""
+    provenance: dict[str, str]
+    """Project, data release, the hour it was asked, and the address."""
 
 
 def snapshot_artefact(study: Study) -> Artefact:
@@ -103,7 +105,8 @@ def acquire(study: Study) -> Acquired:
         for file in slides
         if file.name in errors
     ]
-    return Acquired(failures, _shown(study, pairing))
+    provenance = read_meta(snapshot_artefact(study).path)["facts"]
+    return Acquired(failures, _shown(study, pairing, provenance), provenance)
 
 
 def ask(study: Study) -> None:
@@ -114,7 +117,9 @@ def ask(study: Study) -> None:
             answer = snapshot.read_snapshot(study.resolve(cohort.snapshot), cohort.project)
         else:
             answer = snapshot.ask(cohort.project)
-        with writing(asked, status=answer["status"], asked=answer.get("asked")) as path:
+        facts = {name: answer.get(name) or "" for name in ("project", "asked", "api")}
+        facts["data_release"] = answer["status"].get("data_release", "")
+        with writing(asked, **facts) as path:
             snapshot.save_snapshot(answer, path)
 
 
@@ -270,12 +275,9 @@ def _to_fetch(file: GdcFile, folder: Path, have: dict[str, Path]) -> bool:
     return file.name not in have and download.artefact(file, folder).due() is not None
 
 
-def _shown(study: Study, pairing: tcga.Pairing) -> dict[str, pd.DataFrame]:
-    facts = read_meta(snapshot_artefact(study).path)["facts"]
-    release = (facts["status"] or {}).get("data_release", "")
-    shown = {
-        f"{study.cohort.project}, {release}, asked {facts['asked']}": pairing.rules,
-    }
+def _shown(study: Study, pairing: tcga.Pairing, provenance: dict[str, str]) -> dict[str, pd.DataFrame]:
+    title = ", ".join(filter(None, (provenance[name] for name in ("project", "data_release", "asked"))))
+    shown = {title: pairing.rules}
     if study.cohort.clinical:
         table = clinical.read_clinical(study.resolve(study.cohort.clinical))
         shown["Clinic and subtype"] = clinical.coverage(table, sorted(set(pairing.slides["patient_id"])))

@@ -118,7 +118,7 @@ def build(study: Study) -> CohortReport:
         When more slide files are missing than the study's limits allow.
     """
     files = _Files(study)
-    failures, tables = [], {}
+    failures, tables, facts = [], {}, {}
     if isinstance(study.cohort, SimulatedCohort):
         from wsibench import simulate
 
@@ -127,7 +127,7 @@ def build(study: Study) -> CohortReport:
         from wsibench import acquisition
 
         acquired = acquisition.acquire(study)
-        failures, tables = acquired.failures, acquired.tables
+        failures, tables, facts = acquired.failures, acquired.tables, {"provenance": acquired.provenance}
     rows, unused = _rows(study, files)
     if isinstance(study.cohort, SimulatedCohort):
         keys = _simulated_keys(study, simulate.expected(study))
@@ -137,7 +137,7 @@ def build(study: Study) -> CohortReport:
     _record_missing(study, missing, len(rows))
     artefacts = _artefacts(study, *keys)
     if any(artefact.due() for artefact in artefacts):
-        _write(study, source_of(study), rows, missing, artefacts, files=files.seen, unused_columns=unused)
+        _write(study, source_of(study), rows, missing, artefacts, files=files.seen, unused_columns=unused, **facts)
     return _report(study, missing, tables)
 
 

@@ -148,6 +148,17 @@ def retrying(
             sleep(max(error.wait_s, pause))
 
 
+def status(session: requests.Session) -> dict[str, Any]:
+    """What the GDC says of itself: data_release, tag, ….
+
+    Raises
+    ------
+    GdcError
+        When it cannot be reached.
+    """
+    return retrying(lambda: _json(send(session, "GET", "/status")))
+
+
 def files(session: requests.Session, wanted: dict[str, str | list[str]]) -> list[dict]:
     """All files that match, page by page, sorted by file_id.
 
@@ -197,12 +208,16 @@ def _all_of(wanted: dict[str, str | list[str]]) -> dict:
     return {"op": "and", "content": terms}
 
 
-def _data(response: requests.Response) -> Any:
-    """The `data` of an answer without warnings."""
+def _json(response: requests.Response) -> Any:
     try:
-        answer = response.json()
+        return response.json()
     except (ValueError, requests.RequestException) as error:
         raise Transient(f"{response.url} answered with broken JSON ({error})") from None
+
+
+def _data(response: requests.Response) -> Any:
+    """The `data` of an answer without warnings."""
+    answer = _json(response)
     # A misspelt facet gives a 200 with every file there is, and only a warning.
     if answer.get("warnings"):
         raise GdcError(f"The GDC warns: {json.dumps(answer['warnings'])}.", "The answer cannot be relied on.")
@@ -225,6 +240,6 @@ def find_again(session: requests.Session, file: GdcFile) -> GdcFile:
     what = f"now has md5 {found[0].md5} (was {file.md5})" if found else "is no longer offered"
     raise GdcError(
         f"{file.name} {what}.",
-        "The GDC has published a new release since the snapshot was taken: take a new one by deleting gdc.json.gz "
-        "in the study's data folder (or the study's `snapshot` key).",
+        "The GDC has published a new release since the snapshot was taken: take a new one by deleting "
+        "gdc/snapshot.json.gz in the study's data folder (or the study's `snapshot` key).",
     )

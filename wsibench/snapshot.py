@@ -43,7 +43,7 @@ def ask(project: str) -> dict[str, Any]:
         When the GDC cannot be reached, refuses, or has no such files.
     """
     session = gdc.new_session()
-    status = gdc.retrying(lambda: gdc.send(session, "GET", "/status").json())
+    status = gdc.status(session)
     found = {
         kind: gdc.files(session, {"cases.project.project_id": project} | wanted)
         for kind, wanted in (("slides", SLIDES), ("rna", RNA))
@@ -82,7 +82,7 @@ def read_snapshot(path: Path, project: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise GdcError(
             f"{path} is not a saved answer of the GDC ({error!r}).",
-            "Give the gdc.json.gz that an earlier run left in its data folder.",
+            "Give the gdc/snapshot.json.gz that an earlier run left in its data folder.",
         ) from None
     if found != project:
         raise GdcError(f"{path} is of project {found!r}, and the study wants {project!r}.", "Correct one of them.")

@@ -119,7 +119,7 @@ def disk_full(name: str, folder: Path) -> DiskFull:
 
 def file_hashes(path: Path) -> tuple[str, str]:
     """md5 and sha256 (hex) of a file, in one pass."""
-    md5, sha256 = hashlib.md5(), hashlib.sha256()
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with open(path, "rb") as source:
         while chunk := source.read(4 * MIB):
             md5.update(chunk)
@@ -130,7 +130,8 @@ def file_hashes(path: Path) -> tuple[str, str]:
 class Watch:
     """Files and bytes so far, how fast they come, and whether to stop.
 
-    A widget in JupyterLab, a line every few seconds in a batch, like `wsibench.compute.progress`.
+    A widget in JupyterLab, a line every few seconds in a batch, like `wsibench.compute.progress`;
+    nothing without a label.
     """
 
     def __init__(self, label: str, files: Sequence[GdcFile]) -> None:
@@ -141,7 +142,7 @@ class Watch:
         self._bar = None
 
     def __enter__(self) -> "Watch":
-        if interactive() and self._n_files:
+        if interactive() and self._n_files and self._label:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=self._size, desc=self._label, unit="B", unit_scale=True, leave=False)
@@ -171,6 +172,8 @@ class Watch:
         self._show(last=self._done == self._n_files)
 
     def _show(self, last: bool = False) -> None:
+        if not self._label:
+            return
         with self._lock:
             now = time.monotonic()
             seconds = now - self._started
