@@ -164,6 +164,28 @@ def test_damaged_tiles_are_left_out_and_the_good_ones_come(write_svs, flip_bytes
     np.testing.assert_array_equal(np.concatenate([tiles for _, tiles in found]), intact[~touched])
 
 
+def test_damage_met_by_openslide_spares_the_other_tiles(tmp_path, flip_bytes):
+    path, image = tmp_path / "slide.svs", scene(1024, 1024)
+    tifffile.imwrite(
+        path,
+        image,
+        tile=(256, 256),
+        photometric="rgb",
+        compression="deflate",
+        description="Aperio\n|MPP = 0.5",
+        metadata=None,
+    )
+    flip_bytes(path, [5])
+    xy = np.array([[x, y] for y in range(0, 1024, 128) for x in range(0, 1024, 128)])
+    hit = (xy[:, 0] // 256 == 1) & (xy[:, 1] // 256 == 1)
+    with open_slide(path) as slide:
+        assert not slide.direct
+        found = list(slide.read_tiles(xy, tile_um=64, wanted_mpp=0.5, max_bad=0.1))
+    np.testing.assert_array_equal(np.concatenate([indices for indices, _ in found]), np.flatnonzero(~hit))
+    for at, tile in zip(xy[~hit], np.concatenate([tiles for _, tiles in found]), strict=True):
+        np.testing.assert_array_equal(tile, image[at[1] : at[1] + 128, at[0] : at[0] + 128])
+
+
 def test_too_much_damage_is_an_error(write_svs, flip_bytes):
     path = write_svs(scene(1024, 1024), 0.5)
     flip_bytes(path, range(4, 8))
