@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import cv2
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -162,6 +163,46 @@ def test_damaged_tiles_are_left_out_and_the_good_ones_come(write_svs, flip_bytes
     indices = np.concatenate([indices for indices, _ in found])
     np.testing.assert_array_equal(indices, np.flatnonzero(~touched))
     np.testing.assert_array_equal(np.concatenate([tiles for _, tiles in found]), intact[~touched])
+
+
+@pytest.fixture
+def jpeg2000(tmp_path):
+    """An Aperio-style SVS in JPEG 2000 (RGB), 4 × 4 tiles."""
+    path, image = tmp_path / "slide.svs", scene(1000, 1000)
+    padded = np.pad(image, ((0, 24), (0, 24), (0, 0)), mode="edge")
+    tiles = (
+        imagecodecs.jpeg2k_encode(padded[y : y + 256, x : x + 256], level=40, codecformat="j2k", mct=True)
+        for y in range(0, 1024, 256)
+        for x in range(0, 1024, 256)
+    )
+    tifffile.imwrite(
+        path,
+        tiles,
+        shape=(1000, 1000, 3),
+        dtype=np.uint8,
+        tile=(256, 256),
+        photometric="rgb",
+        compression=33005,
+        description="Aperio\n|MPP = 0.5",
+        metadata=None,
+    )
+    return path
+
+
+def test_jpeg2000_is_decoded_to_the_pixels_of_openslide(jpeg2000):
+    (region,), _ = file_tiles(jpeg2000).regions(0, 1, np.array([[0, 0]]), (1000, 1000))
+    np.testing.assert_array_equal(region, whole_level(jpeg2000, 0))
+
+
+def test_a_jpeg2000_tile_that_was_not_downloaded_to_its_end_is_left_out(jpeg2000):
+    with tifffile.TiffFile(jpeg2000) as tiff:
+        start, length = tiff.pages[0].dataoffsets[5], tiff.pages[0].databytecounts[5]
+    content = bytearray(jpeg2000.read_bytes())
+    content[start + length // 2 : start + length] = bytes(length - length // 2)
+    jpeg2000.write_bytes(content)
+    corners = np.array([[x, y] for y in (0, 256, 512) for x in (0, 256, 512)])
+    _, whole = file_tiles(jpeg2000).regions(0, 1, corners, (200, 200))
+    assert np.flatnonzero(~whole).tolist() == [4]
 
 
 def test_damage_met_by_openslide_spares_the_other_tiles(tmp_path, flip_bytes):
