@@ -246,6 +246,7 @@ def test_progress_has_a_byte_rate(
     monkeypatch.setattr(transfer, "LINE_EVERY_S", 0.0)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     files = offered(server, 2)
+    download.part_path(files[0], tmp_path).write_bytes(server.content[files[0].file_id][:MIB])
     download.fetch_all(files, tmp_path, label="01 slides")
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("01 slides: 2/2, 0.01 of 0.01 GB, ")

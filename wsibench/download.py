@@ -63,7 +63,7 @@ def fetch_all(
     already = already or {}
     due = [file for file in files if artefact(file, folder).due()]
     check_space([file for file in due if file.name not in already], folder)
-    watch = Watch(label, due)
+    watch = Watch(label, due, here=sum(_size(part_path(file, folder)) for file in due))
     return _in_parallel(
         {file.name: lambda file=file: fetch(file, folder, already=already.get(file.name), watch=watch) for file in due},
         folder,

@@ -131,13 +131,13 @@ class Watch:
     """Files and bytes so far, how fast they come, and whether to stop.
 
     A widget in JupyterLab, a line every few seconds in a batch, like `wsibench.compute.progress`;
-    nothing without a label.
+    nothing without a label.  `here` bytes of the files were there before.
     """
 
-    def __init__(self, label: str, files: Sequence[GdcFile]) -> None:
+    def __init__(self, label: str, files: Sequence[GdcFile], *, here: int = 0) -> None:
         self.stop = threading.Event()
         self._label, self._n_files, self._size = label, len(files), sum(file.size for file in files)
-        self._done, self._got, self._lock = 0, 0, threading.Lock()
+        self._done, self._here, self._got, self._lock = 0, here, here, threading.Lock()
         self._started = self._shown = time.monotonic()
         self._bar = None
 
@@ -145,7 +145,9 @@ class Watch:
         if interactive() and self._n_files and self._label:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=self._size, desc=self._label, unit="B", unit_scale=True, leave=False)
+            self._bar = tqdm(
+                total=self._size, initial=self._here, desc=self._label, unit="B", unit_scale=True, leave=False
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -180,7 +182,7 @@ class Watch:
             if self._bar is not None or (now - self._shown < LINE_EVERY_S and not (last and seconds >= 1)):
                 return
             self._shown = now
-            rate = max(self._got, 1) / seconds
+            rate = max(self._got - self._here, 1) / seconds
             left = clock(max(0, self._size - self._got) / rate)
             text = f"{self._done}/{self._n_files}, {self._got / GB:.2f} of {self._size / GB:.2f} GB"
             print(f"{self._label}: {text}, {rate / 1e6:.1f} MB/s, {left} left", file=sys.stdout, flush=True)
