@@ -7,8 +7,9 @@ import pytest
 import yaml
 from gdc_server import PROJECT, GdcServer, save, serving
 
-from wsibench import cli, snapshot
+from wsibench import cli
 from wsibench.errors import CohortError
+from wsibench.gdc import snapshot
 from wsibench.plan import cohort_plan
 from wsibench.study import Study
 

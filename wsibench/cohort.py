@@ -100,7 +100,7 @@ def expected(study: Study) -> list[Artefact]:
     files = _Files(study)
     fetched = []
     if isinstance(study.cohort, GdcCohort):
-        from wsibench import acquisition
+        from wsibench.gdc import acquisition
 
         fetched = acquisition.expected(study)
     rows, _ = _rows(study, files)
@@ -124,7 +124,7 @@ def build(study: Study) -> CohortReport:
 
         simulate.simulate(study)
     elif isinstance(study.cohort, GdcCohort):
-        from wsibench import acquisition
+        from wsibench.gdc import acquisition
 
         acquired = acquisition.acquire(study)
         failures, tables, facts = acquired.failures, acquired.tables, {"provenance": acquired.provenance}
@@ -144,7 +144,7 @@ def build(study: Study) -> CohortReport:
 def _rows(study: Study, files: "_Files") -> tuple[pd.DataFrame, list[str]]:
     """The cohort's rows with each slide's identity, and the columns that nothing is read from."""
     if isinstance(study.cohort, GdcCohort):
-        from wsibench import acquisition
+        from wsibench.gdc import acquisition
 
         return acquisition.read_slides(study), []
     rows, unused = read_roster(study, source_of(study))
@@ -285,7 +285,7 @@ def _write(
         raise CohortError(f"None of the {len(rows)} slides of {source.table} is there.", "Correct the column path.")
     exclusions = [("slide", row.slide_id, "no such file") for row in missing]
     if isinstance(study.cohort, GdcCohort):
-        from wsibench import acquisition
+        from wsibench.gdc import acquisition
 
         exclusions += acquisition.exclusions(study)
     lost = sorted(set(rows["patient_id"]) - set(present["patient_id"]))

@@ -122,7 +122,7 @@ def _at_hand(task: Task) -> Iterator[None]:
     if not task.study.streamed:
         yield
         return
-    from wsibench.acquisition import fetched  # and with it a client that other cohorts never need
+    from wsibench.gdc.acquisition import fetched  # and with it a client that other cohorts never need
 
     with fetched(task.study, task.path.name):
         tile_slide(task.study, task.slide_id)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench import acquisition, compute, download, snapshot
+from wsibench import compute
 from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
-from wsibench.gdc import GdcFile
+from wsibench.gdc import acquisition, download, snapshot
+from wsibench.gdc.client import GdcFile
 from wsibench.study import GdcCohort, Study
 
 MB_PER_S = 50.0

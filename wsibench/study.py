@@ -94,7 +94,7 @@ class GdcCohort(Section):
     """Likewise for STAR counts files."""
     xena: XenaMatrices | None = None
     clinical: str | None = None
-    """Table of subtype and clinic; `wsibench.clinical` says which columns are understood."""
+    """Table of subtype and clinic; `wsibench.gdc.clinical` says which columns are understood."""
     stream: bool = False
     """Fetch each slide only when it is embedded, and delete it then."""
 

@@ -14,8 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from wsibench import compute, tcga
+from wsibench import compute
 from wsibench.errors import CohortError
+from wsibench.gdc import tcga
 
 if TYPE_CHECKING:
     from anndata import AnnData

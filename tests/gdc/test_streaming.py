@@ -11,9 +11,10 @@ import tifffile
 import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
-from wsibench import acquisition, cohort, embedding, gdc, run, tiling
+from wsibench import cohort, embedding, run, tiling
 from wsibench.artefacts import meta_path, read_failures
 from wsibench.features import read_features
+from wsibench.gdc import acquisition, client
 from wsibench.study import Study
 
 PATIENTS = ["TCGA-A2-A001", "TCGA-BH-A002", "TCGA-BH-A003"]
@@ -40,7 +41,7 @@ def slide_bytes(seed: int) -> bytes:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
-    monkeypatch.setattr(gdc, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("WSIBENCH_WORKERS", "1")
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)

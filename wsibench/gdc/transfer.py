@@ -12,11 +12,11 @@ from pathlib import Path
 import requests
 import urllib3
 
-from wsibench import gdc
 from wsibench.artefacts import MIB
 from wsibench.compute import LINE_EVERY_S, clock, interactive
 from wsibench.errors import GdcError
-from wsibench.gdc import GdcFile, Refused, Transient
+from wsibench.gdc import client
+from wsibench.gdc.client import GdcFile, Refused, Transient
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 GB = 1e9
@@ -45,7 +45,7 @@ def receive(session: requests.Session, file: GdcFile, sink: io.FileIO, watch: "W
     DiskFull
         When it cannot be written.
     """
-    gdc.retrying(
+    client.retrying(
         lambda: _receive_rest(session, file, sink, watch),
         progressed=lambda: sink.seek(0, io.SEEK_END),
         sleep=watch.stop.wait,
@@ -62,7 +62,7 @@ def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, wat
         return
     ranged = {"Range": f"bytes={start}-"} if start else {}
     try:
-        response = gdc.send(session, "GET", f"/data/{file.file_id}", headers=ranged, stream=True)
+        response = client.send(session, "GET", f"/data/{file.file_id}", headers=ranged, stream=True)
     except Refused as error:
         if error.status != 416:
             raise

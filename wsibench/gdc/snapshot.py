@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import gdc
 from wsibench.errors import GdcError
-from wsibench.gdc import GdcFile
+from wsibench.gdc import client
+from wsibench.gdc.client import GdcFile
 
 FORMAT = 1
 NAME = re.compile(r"\w[\w.-]*")
@@ -42,10 +42,10 @@ def ask(project: str) -> dict[str, Any]:
     GdcError
         When the GDC cannot be reached, refuses, or has no such files.
     """
-    session = gdc.new_session()
-    status = gdc.status(session)
+    session = client.new_session()
+    status = client.status(session)
     found = {
-        kind: gdc.files(session, {"cases.project.project_id": project} | wanted)
+        kind: client.files(session, {"cases.project.project_id": project} | wanted)
         for kind, wanted in (("slides", SLIDES), ("rna", RNA))
     }
     for kind, hits in found.items():
@@ -55,7 +55,7 @@ def ask(project: str) -> dict[str, Any]:
                 "Look the project's name up on https://portal.gdc.cancer.gov, e.g. TCGA-BRCA.",
             )
     asked = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"format": FORMAT, "project": project, "api": gdc.api(), "asked": asked, "status": status, **found}
+    return {"format": FORMAT, "project": project, "api": client.api(), "asked": asked, "status": status, **found}
 
 
 def save_snapshot(snapshot: dict[str, Any], path: Path) -> None:

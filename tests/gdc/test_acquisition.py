@@ -12,9 +12,10 @@ import pytest
 import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
-from wsibench import acquisition, cohort, gdc, transfer
+from wsibench import cohort
 from wsibench.artefacts import read_failures, read_meta
 from wsibench.errors import CohortError, GdcError, NotReady, StudyError, TooManyFailures
+from wsibench.gdc import acquisition, client, transfer
 from wsibench.study import Study
 
 GENES = [
@@ -30,7 +31,7 @@ PATIENTS = ["TCGA-A2-A001", "TCGA-A2-A002", "TCGA-BH-A003", "TCGA-BH-A004", "TCG
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
-    monkeypatch.setattr(gdc, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
         yield server
@@ -178,7 +179,7 @@ def test_a_slide_that_cannot_be_had_is_a_row(project: GdcServer, make: Callable[
 
 
 def test_rna_that_cannot_be_had_stops_before_the_slides(project: GdcServer, make: Callable[..., Study]) -> None:
-    project.trouble("/data", *[("status", 503)] * gdc.ATTEMPTS)
+    project.trouble("/data", *[("status", 503)] * client.ATTEMPTS)
     with pytest.raises(GdcError, match="1 batches of RNA"):
         cohort.build(make())
     assert not project.asked("GET", "/data")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsibench import tcga
 from wsibench.errors import CohortError
+from wsibench.gdc import tcga
 
 
 def slides_of(*barcodes: str) -> pd.DataFrame:

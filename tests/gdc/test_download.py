@@ -16,17 +16,17 @@ from types import SimpleNamespace
 import pytest
 from gdc_server import GdcServer, save, serving
 
-from wsibench import download, gdc, transfer
 from wsibench.artefacts import meta_path, read_meta
 from wsibench.errors import GdcError
-from wsibench.gdc import GdcFile
+from wsibench.gdc import client, download, transfer
+from wsibench.gdc.client import GdcFile
 
 MIB = 1 << 20
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
-    monkeypatch.setattr(gdc, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
         yield server
@@ -130,14 +130,14 @@ def test_wrong_md5_for_good_is_an_error_and_leaves_nothing(server: GdcServer, tm
 
 def test_a_server_that_never_gets_it_through(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
-    server.trouble(f"/data/{file.file_id}", *[("reset", 0)] * gdc.ATTEMPTS)
+    server.trouble(f"/data/{file.file_id}", *[("reset", 0)] * client.ATTEMPTS)
     with pytest.raises(GdcError, match="a second run goes on"):
         download.fetch(file, tmp_path)
 
 
 def test_any_progress_is_worth_another_attempt(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
-    server.trouble(f"/data/{file.file_id}", *[("truncate", MIB // 8)] * (3 * gdc.ATTEMPTS))
+    server.trouble(f"/data/{file.file_id}", *[("truncate", MIB // 8)] * (3 * client.ATTEMPTS))
     download.fetch(file, tmp_path)
     assert_whole([file], tmp_path)
 
@@ -256,8 +256,8 @@ def test_progress_has_a_byte_rate(
 CLIENT = """
 import sys
 from pathlib import Path
-from wsibench import download
-from wsibench.gdc import GdcFile
+from wsibench.gdc import download
+from wsibench.gdc.client import GdcFile
 files = [GdcFile(*line.split()[:2], int(line.split()[2]), line.split()[3]) for line in open(sys.argv[1])]
 {call}
 """

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from wsibench.clinical import coverage, read_clinical
 from wsibench.errors import CohortError
+from wsibench.gdc.clinical import coverage, read_clinical
 
 # The headers are those of the real exports; the patients are invented.
 CBIOPORTAL_VIEW = """\

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import requests
 
-from wsibench import gdc
 from wsibench.artefacts import Artefact, make_key, meta_path, sign, writing
 from wsibench.errors import GdcError
-from wsibench.gdc import GdcFile, Refused, Transient
-from wsibench.transfer import BROKEN_STREAM, FULL, GB, DiskFull, Watch, disk_full, file_hashes, receive, restart
+from wsibench.gdc import client
+from wsibench.gdc.client import GdcFile, Refused, Transient
+from wsibench.gdc.transfer import BROKEN_STREAM, FULL, GB, DiskFull, Watch, disk_full, file_hashes, receive, restart
 
 FORMAT = 1
 PARALLEL = 4
@@ -140,14 +140,14 @@ def fetch(file: GdcFile, folder: Path, *, already: Path | None = None, watch: Wa
         _lock(sink, file)
         sha256 = _fill(sink, file, watch)
         part.replace(wanted.path)
-    sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": gdc.api()})
+    sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": client.api()})
     watch.finished()
     return wanted.path
 
 
 def _fill(sink: io.FileIO, file: GdcFile, watch: Watch) -> str:
     """Fetch until the file is whole and has the right md5; its sha256."""
-    session = gdc.new_session()
+    session = client.new_session()
     current = file
     for _ in range(2):  # a wrong md5 is given a second chance, from the first byte
         try:
@@ -155,7 +155,7 @@ def _fill(sink: io.FileIO, file: GdcFile, watch: Watch) -> str:
         except Refused as error:
             if error.status not in (403, 404) or current is not file:
                 raise
-            current = gdc.find_again(session, file)
+            current = client.find_again(session, file)
             if current.file_id == file.file_id:
                 raise GdcError(
                     error.what, "Open files are refused for some hours after a data release: run again later."
@@ -182,14 +182,14 @@ def _fetch_batch(batch: Sequence[GdcFile], folder: Path, watch: Watch) -> None:
         watch.check()
         if len(left := missing()) > 1:  # asked for one id, the GDC sends the file and no archive
             body = {"ids": [file.file_id for file in left]}
-            with gdc.send(session, "POST", "/data", json=body, stream=True) as response:
+            with client.send(session, "POST", "/data", json=body, stream=True) as response:
                 _unpack(response, {file.name: file for file in left}, folder, watch)
         if len(left := missing()) > 1:
             raise Transient(f"{len(left)} of {len(batch)} files missing or wrong, such as {left[0].name}")
 
-    session = gdc.new_session()
+    session = client.new_session()
     try:
-        gdc.retrying(attempt, progressed=lambda: -len(missing()), sleep=watch.stop.wait)
+        client.retrying(attempt, progressed=lambda: -len(missing()), sleep=watch.stop.wait)
     except Refused as error:
         if error.status not in (403, 404):
             raise  # else one of the ids is refused: ask one by one

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench import clinical, download, snapshot, star, tcga
 from wsibench.artefacts import (
     Artefact,
     Failure,
@@ -21,7 +20,8 @@ from wsibench.artefacts import (
     writing,
 )
 from wsibench.errors import CohortError, GdcError
-from wsibench.gdc import GdcFile
+from wsibench.gdc import clinical, download, snapshot, star, tcga
+from wsibench.gdc.client import GdcFile
 from wsibench.study import Study
 
 FORMAT = 1

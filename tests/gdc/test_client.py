@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from gdc_server import PROJECT, GdcServer, serving
 
-from wsibench import gdc, snapshot
 from wsibench.errors import GdcError
+from wsibench.gdc import client, snapshot
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
-    monkeypatch.setattr(gdc, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
         yield server
@@ -30,7 +30,7 @@ def offer_project(server: GdcServer, n: int = 7) -> None:
 
 
 def test_asks_for_all_pages_in_a_stable_order(server: GdcServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gdc, "PAGE", 3)
+    monkeypatch.setattr(client, "PAGE", 3)
     offer_project(server)
     answer = snapshot.ask(PROJECT)
     slides = snapshot.file_table(answer["slides"])
@@ -61,13 +61,13 @@ def test_tries_again_after_passing_trouble(server: GdcServer, trouble: object) -
 
 def test_gives_up_at_last_and_says_so(server: GdcServer) -> None:
     offer_project(server)
-    server.trouble("/files", *[("status", 503)] * gdc.ATTEMPTS)
-    with pytest.raises(GdcError, match=rf"after {gdc.ATTEMPTS} attempts.*503.*try later"):
+    server.trouble("/files", *[("status", 503)] * client.ATTEMPTS)
+    with pytest.raises(GdcError, match=rf"after {client.ATTEMPTS} attempts.*503.*try later"):
         snapshot.ask(PROJECT)
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gdc, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.001)
     monkeypatch.setenv("WSIBENCH_GDC", "http://127.0.0.1:9")
     with pytest.raises(GdcError, match=r"127\.0\.0\.1:9"):
         snapshot.ask(PROJECT)
@@ -82,24 +82,24 @@ def test_a_warning_is_an_error(server: GdcServer) -> None:
 
 def test_a_refusal_is_not_tried_again(server: GdcServer) -> None:
     with pytest.raises(GdcError, match=r"400.*unrecognized values: \['nonsense'\]"):
-        gdc.files(gdc.new_session(), {"nonsense": "x"})
+        client.files(client.new_session(), {"nonsense": "x"})
     assert len(server.log) == 1
 
 
 def test_an_index_that_changes_between_pages_is_noticed(server: GdcServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gdc, "PAGE", 3)
+    monkeypatch.setattr(client, "PAGE", 3)
     offer_project(server)
     first = min(file_id for file_id, hit in server.hits.items() if hit["file_name"].startswith("TCGA"))
-    real = gdc._data
+    real = client._data
 
     def shifting(response):
         data = real(response)
         server.hits.pop(first, None)  # every later page begins one file further on
         return data
 
-    monkeypatch.setattr(gdc, "_data", shifting)
+    monkeypatch.setattr(client, "_data", shifting)
     with pytest.raises(GdcError, match="announced 6 and 7 files and listed 6"):
-        gdc.files(gdc.new_session(), {"cases.project.project_id": PROJECT, "data_format": "SVS"})
+        client.files(client.new_session(), {"cases.project.project_id": PROJECT, "data_format": "SVS"})
 
 
 def test_unknown_project_is_named(server: GdcServer) -> None:
@@ -157,7 +157,7 @@ def test_real_recorded_answers_are_understood(real_data: Path) -> None:
 
     for name in ("SR_03", "SR_13", "SR_15", "SR_16", "AE_22"):
         content = json.loads((real_data / "gdc" / f"{name}.json").read_text())["response"]
-        data = gdc._data(Recorded(content))
+        data = client._data(Recorded(content))
         assert len(data["hits"]) == data["pagination"]["count"], name
     slides = json.loads((real_data / "gdc" / "slide_hits_TCGA-AN-A046.json").read_text())["files"]
     table = snapshot.file_table(slides)
@@ -180,12 +180,12 @@ def test_real_names_are_names_and_barcodes(real_data: Path) -> None:
 
 def test_an_id_that_expired_is_found_again_by_name(server: GdcServer) -> None:
     hit = server.offer_slide("TCGA-BH-A001-01Z-00-DX1", b"pixels")
-    file = gdc.GdcFile(hit["file_id"], hit["file_name"], hit["file_size"], hit["md5sum"])
+    file = client.GdcFile(hit["file_id"], hit["file_name"], hit["file_size"], hit["md5sum"])
     server.rename(hit["file_id"], "new-id")
-    assert gdc.find_again(gdc.new_session(), file).file_id == "new-id"
+    assert client.find_again(client.new_session(), file).file_id == "new-id"
     server.hits["new-id"]["md5sum"] = "0" * 32
     with pytest.raises(GdcError, match=r"now has md5 0000.*gdc/snapshot\.json\.gz"):
-        gdc.find_again(gdc.new_session(), file)
+        client.find_again(client.new_session(), file)
     del server.hits["new-id"]
     with pytest.raises(GdcError, match="no longer offered"):
-        gdc.find_again(gdc.new_session(), file)
+        client.find_again(client.new_session(), file)

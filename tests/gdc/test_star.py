@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from gdc_server import star_tsv
 
-from wsibench import star
 from wsibench.errors import CohortError
+from wsibench.gdc import star
 
 GENES = [
     ("ENSG00000000003.15", "TSPAN6", "protein_coding"),
