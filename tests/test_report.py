@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly, cohort, figures, ranking, regression, report
+from wsibench import assembly, cohort, figures, ranking, regression, report, tiling
 from wsibench.artefacts import Failure, record_failures
 from wsibench.errors import NotReady
 from wsibench.study import Study
@@ -229,3 +229,17 @@ def test_report_links_the_pages_there_are(notebook):
     study = write_study(notebook.root, cohort={"source": "local", "patients": "patients.csv"})
     cohort.build(study)
     assert "notebooks/01_cohort.html" in Page(page_of(study)).links
+
+
+@pytest.mark.real
+def test_real_slides_without_expression(data_root, real_data, monkeypatch):
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    study = Study.load("real-slides")
+    cohort.build(study)
+    tiling.tile_slides(study)
+    drawn = figures.draw(study)
+    assert list(drawn["figure"]) == ["tissue_and_tiles", "tile_gallery", "cohort_overview"]
+    text = page_of(study)
+    assert "2 of 3 slides failed" in text
+    assert "mpp" in text
+    assert "no expression" in text

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from wsibench.figures.style import MUTED, OTHER_COLOURS, PAGE_MM, described, new_figure, styled
 
 MOST_SITES, MOST_GROUPS = 40, 8
-OTHERS = "others"
+OTHERS, UNKNOWN = "others", "unknown"
 
 
 def group_colours(labels: pd.Series, most: int = MOST_GROUPS) -> dict[str, str]:
@@ -19,6 +19,8 @@ def group_colours(labels: pd.Series, most: int = MOST_GROUPS) -> dict[str, str]:
     counts = labels.value_counts()
     named = sorted(sorted(counts.index, key=lambda name: (-counts[name], name))[:most])
     colours = dict(zip(named, OTHER_COLOURS, strict=False))
+    if UNKNOWN in colours:
+        colours[UNKNOWN] = "#8c8c8c"
     return colours if len(named) == len(counts) else {**colours, OTHERS: "#c4c4c4"}
 
 
@@ -32,7 +34,7 @@ def cohort_overview(slides: pd.DataFrame) -> Figure:
         As in cohort.csv: slide_id, patient_id, site and subtype, empty where unknown.
     """
     patients = slides.groupby("patient_id").agg(site=("site", "first"), subtype=("subtype", "first"))
-    patients = patients.fillna("").replace("", "unknown")
+    patients = patients.fillna("").replace("", UNKNOWN)
     n_slides = slides[slides["slide_id"] != ""].groupby("patient_id").size()
     fig = new_figure(PAGE_MM, 58)
     left, right = fig.subplots(1, 2, width_ratios=[4, 1])
@@ -41,18 +43,26 @@ def cohort_overview(slides: pd.DataFrame) -> Figure:
         counts = n_slides.value_counts().sort_index()
         bars = right.bar(counts.index.astype(str), counts, color=MUTED, width=0.7)
         right.bar_label(bars, fontsize=5, padding=1)
+        right.yaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         right.text(0.5, 0.5, "no slides", transform=right.transAxes, ha="center", color=MUTED)
     right.set(title="Slides a patient", xlabel="slides", ylabel="patients")
-    sizes = patients["site"].value_counts()
+    sizes = patients.loc[patients["site"] != UNKNOWN, "site"].value_counts()
+    spread = f" (median {sizes.median():.0f} a site, from {sizes.min()} to {sizes.max()})" if len(sizes) else ""
+    subtypes = ", ".join(f"{name} {n}" for name, n in patients["subtype"].value_counts().sort_index().items())
     alt = (
-        f"{len(patients)} patients on {len(sizes)} sites (median {sizes.median():.0f} a site, "
-        f"from {sizes.min()} to {sizes.max()}); subtypes: "
-        + ", ".join(f"{name} {n}" for name, n in patients["subtype"].value_counts().sort_index().items())
-        + f"; {(n_slides > 1).sum()} patients have more than one slide."
+        f"{_patients_and_sites(patients)}{spread}; patients by subtype: {subtypes}; "
+        f"patients with more than one slide: {(n_slides > 1).sum()}."
     )
     data = patients.assign(n_slides=n_slides.reindex(patients.index, fill_value=0)).reset_index()
     return described(fig, alt, data)
+
+
+def _patients_and_sites(patients: pd.DataFrame) -> str:
+    n_unknown = int((patients["site"] == UNKNOWN).sum())
+    n_sites = patients.loc[patients["site"] != UNKNOWN, "site"].nunique()
+    text = f"{len(patients)} patients on {n_sites} {'site' if n_sites == 1 else 'sites'}"
+    return f"{text}, {n_unknown} of them on unknown ones" if n_unknown else text
 
 
 def _by_site(ax: Axes, patients: pd.DataFrame) -> None:
@@ -67,9 +77,10 @@ def _by_site(ax: Axes, patients: pd.DataFrame) -> None:
         ax.bar(range(len(shown)), table[name], bottom=base, color=colour, label=name, width=0.8)
         base = base + table[name]
     left_out = f" ({len(order) - len(shown)} smaller sites not shown)" if len(order) > len(shown) else ""
-    ax.set_title(f"{len(patients)} patients on {len(order)} sites{left_out}")
+    ax.set_title(_patients_and_sites(patients) + left_out)
     ax.set_xticks(range(len(shown)), shown, rotation=90 if len(shown) > 14 else 0)
     ax.set(xlabel="site", ylabel="patients", xlim=(-0.6, len(shown) - 0.4))
     ax.tick_params(axis="x", length=0)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(title="subtype", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    if list(colours) != [UNKNOWN]:
+        ax.legend(title="subtype", loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)

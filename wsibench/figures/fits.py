@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wsibench.artefacts import key_at
-from wsibench.figures.cohort import OTHERS, group_colours
+from wsibench.figures.cohort import OTHERS, UNKNOWN, group_colours
 from wsibench.figures.plates import bag_encoders
 from wsibench.figures.style import (
     COLUMN_MM,
@@ -52,7 +52,7 @@ def feature_map(
         ``umap`` takes half a minute the first time, while numba compiles.
     """
     names = [encoders] if isinstance(encoders, str) else list(encoders)
-    labels = benchmark.obs[colour].astype(str).replace("", "unknown")
+    labels = benchmark.obs[colour].astype(str).replace("", UNKNOWN)
     colours = group_colours(labels)
     labels = labels.where(labels.isin(list(colours)), OTHERS)
     columns = min(len(names), 4)

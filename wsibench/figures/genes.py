@@ -46,7 +46,7 @@ def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Fi
     colours = palette(groups["encoder"])
     offsets = np.linspace(-0.34, 0.34, len(rows)) if len(rows) > 1 else [0.0]
     for ax, scheme in zip(axes, schemes, strict=True):
-        part = groups[groups["scheme"] == scheme].set_index([*PAIR, "group"])
+        part = groups[groups["scheme"] == scheme].set_index([*PAIR, "group"]).sort_index()
         _ceilings(ax, names["ceiling"].reindex(order))
         for (encoder, probe, control), offset in zip(rows, offsets, strict=True):
             if (encoder, probe) not in part.index.droplevel("group"):

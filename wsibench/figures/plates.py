@@ -98,10 +98,10 @@ def _benchmark(study: Study) -> list[str] | None:
     return _done(assembly, study)
 
 
-def _on_slides(n: int) -> Callable[[Study], list[str] | None]:
+def _on_slides(n: int, least: int = 1) -> Callable[[Study], list[str] | None]:
     def keys(study: Study) -> list[str] | None:
         shown = slides_to_show(study, n)
-        return [key_at(study.tiles_parquet(slide_id)) for slide_id in shown] or None
+        return [key_at(study.tiles_parquet(slide_id)) for slide_id in shown] if len(shown) >= least else None
 
     return keys
 
@@ -203,7 +203,7 @@ PLATES = (
     Plate(
         "tissue_and_tiles",
         "Tissue and tiles of one slide",
-        "Green: outline of what counts as tissue. Blue: the tiles that were kept.",
+        "Green: outline of what counts as tissue. Blue: the tiles that were kept. Orange: left out for an artefact.",
         _on_slides(1),
     ),
     Plate(
@@ -216,7 +216,7 @@ PLATES = (
         "slide_thumbnails",
         "Tissue of the first slides",
         "One slide a site before any site has two; green: outline of what counts as tissue.",
-        _on_slides(MOST_SLIDES),
+        _on_slides(MOST_SLIDES, least=2),
     ),
     Plate(
         "cohort_overview",

@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from wsibench.cohort import read_cohort
 from wsibench.errors import SlideError
-from wsibench.figures.style import INK, MUTED, PAGE_MM, described, new_figure, styled
+from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, described, new_figure, styled
 from wsibench.slides import Slide, open_slide
 from wsibench.study import Study
 from wsibench.tiling import read_tiles
 from wsibench.tissue import MASK_MPP, tissue_mask
 
-OUTLINE, SQUARE = "#00441b", "#0072B2"
+OUTLINE, SQUARE, LEFT_OUT = "#00441b", "#0072B2", "#D55E00"
 SHOWN_PX = 900
 """Pixels on the longer side of a slide that fills a figure."""
 TILE_SHOWN_PX = 224
@@ -38,7 +39,7 @@ def slide_thumbnails(study: Study, slide_ids: Sequence[str], *, tissue: bool = F
     """
     columns = min(6, len(slide_ids))
     n_rows = -(-len(slide_ids) // columns)
-    width_mm = PAGE_MM * min(1, columns / 4)
+    width_mm = PAGE_MM if columns > 2 else COLUMN_MM
     fig = new_figure(width_mm, n_rows * (width_mm / columns + 7))
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
     rows = []
@@ -83,23 +84,29 @@ def _unreadable(ax: Axes, slide_id: str, error: SlideError) -> None:
 
 @styled
 def tissue_and_tiles(study: Study, slide_id: str) -> Figure:
-    """One slide as it is, and with its tissue outlined and the tiles that were kept.
+    """One slide as it is, and with its tissue outlined, the tiles that were kept and those left out for artefacts.
 
     Raises
     ------
     NotReady
         When the slide has not been tiled.
     """
-    tiles = read_tiles(study, slide_id)
+    tiles = read_tiles(study, slide_id, dropped=True)
+    kept, dropped = tiles[tiles["kept"]], tiles[~tiles["kept"]]
     fig = _side_by_side(tiles)
     left, right = fig.subplots(1, 2)
     with _open(study, slide_id, tiles) as slide:
         _picture(left, slide, SHOWN_PX)
         _picture(right, slide, SHOWN_PX)
         tissue_mm2 = _outline(right, slide, tiles.attrs["tile_um"])
-    right.add_collection(PolyCollection(_squares(tiles), facecolors=f"{SQUARE}22", edgecolors=SQUARE, linewidths=0.5))
+    for some, colour in ((kept, SQUARE), (dropped, LEFT_OUT)):
+        squares = PolyCollection(_squares(some), facecolors=f"{colour}22", edgecolors=colour, linewidths=0.5)
+        right.add_collection(squares)
     left.set_title(f"{short(slide_id, 40)}, {tiles.attrs['slide_mpp']:.3g} µm/px")
-    counts = f"{len(tiles)} of {tiles.attrs['n_tissue_tiles']} tiles of {tiles.attrs['tile_um']:g} µm"
+    counts = f"{len(kept)} of {tiles.attrs['n_tissue_tiles']} tiles of {tiles.attrs['tile_um']:g} µm"
+    if len(dropped):
+        reasons = dropped["artefacts"].value_counts()
+        counts += f", {len(dropped)} left out ({', '.join(f'{name} {n}' for name, n in reasons.items())})"
     right.set_title(f"{tissue_mm2:.2f} mm² tissue, {counts}")
     alt = (
         f"Slide {slide_id}, left as it is, right with the outline of its tissue ({tissue_mm2:.2f} mm²) "
@@ -162,12 +169,18 @@ def slide_attention(study: Study, attention: pd.DataFrame, slide_id: str, *, lab
     with _open(study, slide_id, tiles) as slide:
         _picture(left, slide, SHOWN_PX)
         _picture(right, slide, SHOWN_PX, alpha=0.35)
-    high = max(shown["relative"].quantile(0.98), 1.01)
-    squares = PolyCollection(_squares(shown), array=shown["relative"], cmap="viridis", edgecolors="none")
-    squares.set_clim(0, high)
+    # Symmetric about uniform attention, and never so narrow that attention to all alike looks like a choice.
+    most = 2 ** np.ceil(np.log2(np.clip(np.quantile(np.exp(abs(np.log(shown["relative"]))), 0.95), 2, 16)))
+    squares = PolyCollection(
+        _squares(shown), array=shown["relative"], cmap="coolwarm", norm=LogNorm(1 / most, most), edgecolors="white",
+        linewidths=0.3,
+    )  # fmt: skip
     right.add_collection(squares)
-    bar = top.colorbar(squares, ax=right, shrink=0.7, aspect=25, extend="max", pad=0.01)
-    bar.set_label("attention (1 = uniform)")
+    ticks = 2.0 ** np.arange(-np.log2(most), np.log2(most) + 1)
+    bar = top.colorbar(squares, ax=right, shrink=0.7, aspect=25, extend="both", pad=0.01)
+    bar.set_ticks(ticks, labels=[f"{tick:g}×" if tick >= 1 else f"1/{1 / tick:g}×" for tick in ticks])
+    bar.ax.minorticks_off()
+    bar.set_label("attention, times uniform")
     bar.outline.set_visible(False)
     left.set_title(short(slide_id, 40))
     right.set_title(label)

@@ -108,7 +108,7 @@ def site_gap(leaderboard: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("mean gene-wise Spearman ρ (95 % interval)")
     if any(control for *_, control in rows):
         handle = Line2D([], [], color=MUTED, marker="o", mfc="white", ls=(0, (3, 2)), label="control")
-        axes[0].legend(handles=[handle], loc="lower left", bbox_to_anchor=(0.66, 0.0))
+        fig.legend(handles=[handle], loc="outside lower center")
     data = leaderboard[["scheme", *PAIR, "mean_rho", "ci_low", "ci_high"]]
     return described(fig, _gap_alt(by_row, rows), data)
 
