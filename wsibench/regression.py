@@ -17,7 +17,7 @@ from wsibench.compute import map_slides
 from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
 from wsibench.probes import offer
-from wsibench.probes.base import Patients, Probe
+from wsibench.probes.base import Attends, Patients, Probe
 from wsibench.study import Scheme, Study
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class Job:
 
     @property
     def artefacts(self) -> list[Artefact]:
-        """Its predictions and, from a probe on bags, its attention."""
+        """Its predictions and, from a probe that attends, the attention of every tile."""
         made = self.artefact
-        if offer(self.probe).needs == "mean":
+        if not offer(self.probe).attends:
             return [made]
         path = self.study.attention_parquet(self.scheme, self.encoder, self.probe)
         return [made, Artefact(path, make_key(STAGE, FORMAT, "attention", [made.key]))]
@@ -196,22 +196,22 @@ def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarra
         When a fold leaves fewer than three patients to train on.
     """
     predicted = np.empty(y.shape, np.float32)
-    attention: list[np.ndarray] = [np.empty(0)] * (len(y) if probe.needs == "bags" else 0)
+    attention: dict[int, np.ndarray] = {}
     chosen, curves = {}, []
     for label in np.unique(fold):
         train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
         if len(train) < 3:
             raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
         fitted = probe.fit(patients.take(train), y[train], seed=seed)
-        if probe.needs == "bags":
+        if isinstance(fitted, Attends):
             predicted[held], weights = fitted.predict_with_attention(patients.take(held))
-            for position, weight in zip(held, weights, strict=True):
-                attention[position] = weight
+            attention |= zip(held.tolist(), weights, strict=True)
             curves.append(fitted.curves.assign(fold=int(label)))
         else:
             predicted[held] = fitted.predict(patients.take(held))
         chosen[str(label)] = fitted.chosen
-    return OutOfFold(predicted, attention, chosen, pd.concat(curves, ignore_index=True) if curves else None)
+    ordered = [attention[position] for position in sorted(attention)]
+    return OutOfFold(predicted, ordered, chosen, pd.concat(curves, ignore_index=True) if curves else None)
 
 
 def fit(job: Job, y: np.ndarray, patients: Patients, fold: np.ndarray) -> OutOfFold:

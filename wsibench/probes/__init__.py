@@ -17,6 +17,8 @@ class Offer:
     """A probe that a study can name; says what it takes without importing what it runs on."""
 
     needs: Literal["mean", "bags"]
+    attends: bool
+    """Whether it leaves the attention of every tile."""
     format: int
     """Raised only when the same input gives other results."""
     settings: "Callable[[Study], dict[str, Any]]"
@@ -30,15 +32,51 @@ def _ridge(study: "Study") -> "Probe":
     return Ridge()
 
 
+def _pca_ridge(study: "Study") -> "Probe":
+    from wsibench.probes.ridge import Ridge
+
+    return Ridge(components=256)
+
+
+def _mean_sd(study: "Study") -> "Probe":
+    from wsibench.probes.moments import MeanSd
+
+    return MeanSd()
+
+
+def _neighbours(study: "Study") -> "Probe":
+    from wsibench.probes.neighbours import Neighbours
+
+    return Neighbours()
+
+
+def _mlp(study: "Study") -> "Probe":
+    from wsibench.probes.mlp import Mlp
+
+    return Mlp(study.abmil)
+
+
 def _abmil(study: "Study") -> "Probe":
     from wsibench.probes.abmil import Abmil
 
     return Abmil(study.abmil)
 
 
+def _nothing(study: "Study") -> dict[str, Any]:
+    return {}
+
+
+def _network(study: "Study") -> dict[str, Any]:
+    return study.abmil.model_dump(mode="json")
+
+
 PROBES: dict[str, Offer] = {
-    "ridge": Offer("mean", 1, lambda study: {}, _ridge),
-    "abmil": Offer("bags", 1, lambda study: study.abmil.model_dump(mode="json"), _abmil),
+    "ridge": Offer("mean", False, 1, _nothing, _ridge),
+    "pca-ridge": Offer("mean", False, 1, _nothing, _pca_ridge),
+    "mean-sd-ridge": Offer("bags", False, 1, _nothing, _mean_sd),
+    "knn": Offer("mean", False, 1, _nothing, _neighbours),
+    "mlp": Offer("mean", False, 1, _network, _mlp),
+    "abmil": Offer("bags", True, 1, _network, _abmil),
 }
 
 

@@ -69,8 +69,7 @@ class Abmil:
     """Gated attention MIL; several seeds, each with a validation split of its own, averaged."""
 
     settings: AbmilSettings
-    name: str = "abmil"
-    needs: Literal["bags"] = "bags"
+    needs: ClassVar[Literal["bags"]] = "bags"
     columnwise: ClassVar[bool] = False
 
     def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> "FittedAbmil":

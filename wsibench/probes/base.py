@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,22 @@ class Fitted(Protocol):
         ...
 
 
+@runtime_checkable
+class Attends(Fitted, Protocol):
+    """A fitted probe that weighs a patient's tiles, and that trained by epochs."""
+
+    curves: pd.DataFrame
+    """seed, epoch, loss, validation_rho, chosen."""
+
+    def predict_with_attention(self, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Predictions, and the weight of every tile: float32 (tiles,) a patient, of sum 1."""
+        ...
+
+
 class Probe(Protocol):
     """A regression from features to all genes at once; all it selects, it selects inside its training patients."""
 
-    name: str
-    needs: Literal["mean", "bags"]
+    needs: ClassVar[Literal["mean", "bags"]]
     columnwise: ClassVar[bool]
     """Whether each gene is fitted by itself, so that permuted targets can ride along as further columns."""
 

@@ -28,9 +28,10 @@ BATCH = 1 << 26
 class Ridge:
     """Kernel ridge with a linear kernel; α per gene by squared error over grouped inner folds."""
 
-    name: str = "ridge"
-    needs: Literal["mean"] = "mean"
+    components: int | None = None
+    """Principal components of the training patients' features to keep; None keeps all."""
     inner: int = 5
+    needs: ClassVar[Literal["mean"]] = "mean"
     columnwise: ClassVar[bool] = True
 
     def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> "FittedRidge":
@@ -40,14 +41,14 @@ class Ridge:
         z = targets.transform(y)
         error = np.zeros((len(ALPHAS), z.shape[1]))
         for train, held in inner_folds(patients.groups, self.inner):
-            kernel = Kernel.fit(x[train])
+            kernel = Kernel.fit(x[train], self.components)
             paths = kernel.paths(x[held])
             offset = z[train].mean(axis=0)
             for columns in _column_batches(z.shape[1], len(ALPHAS) * len(held)):
                 predicted = paths @ kernel.reduce(z[train, columns] - offset[columns])
                 missed = predicted.reshape(len(ALPHAS), len(held), -1) - (z[held, columns] - offset[columns])
                 error[:, columns] += np.einsum("avg,avg->ag", missed, missed)
-        return FittedRidge(Kernel.fit(x), targets, z, error.argmin(axis=0))
+        return FittedRidge(Kernel.fit(x, self.components), targets, z, error.argmin(axis=0))
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ class Kernel:
     """Their eigenvectors, float64 (n, rank)."""
 
     @classmethod
-    def fit(cls, x: np.ndarray) -> "Kernel":
-        """Of training features (n, d)."""
+    def fit(cls, x: np.ndarray, components: int | None = None) -> "Kernel":
+        """Of training features (n, d): the leading eigenvectors are the principal components of the patients."""
         scaler = Scaler.fit(x)
         x = scaler.transform(x)
         values, vectors = eigh((x @ x.T / x.shape[1]).astype(np.float64), driver="evd")
         real = values > len(x) * np.finfo(np.float32).eps * values.max(initial=1e-12)
+        if components is not None:
+            real[:-components] = False  # eigenvalues come in ascending order
         return cls(scaler, x, values[real], vectors[:, real])
 
     @property
