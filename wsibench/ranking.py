@@ -1,6 +1,5 @@
 """The leaderboard: which encoder reads expression best, and how sure that is."""
 
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -8,13 +7,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import null, scores
+from wsibench import bootstrap, null, scores
+from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
-from wsibench.assembly import not_applicable, read_benchmark
+from wsibench.assembly import not_applicable
 from wsibench.encoders import tcga
 from wsibench.errors import CohortError, NotReady
-from wsibench.regression import Job, jobs, read_predictions
 from wsibench.regression import expected as predictions_expected
+from wsibench.regression import jobs
 from wsibench.study import Scheme, Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
@@ -117,77 +117,16 @@ def rank(study: Study) -> pd.DataFrame:
     return read(study, "leaderboard")
 
 
-@dataclass(frozen=True)
-class Arm:
-    """All predictions of one scheme, on the one set of genes they are scored on."""
-
-    study: Study
-    scheme: Scheme
-    jobs: list[Job]
-    ranked: np.ndarray
-    """Which of the jobs compete: encoders and features tables, not controls."""
-    measured: np.ndarray
-    predicted: list[np.ndarray]
-    fold: np.ndarray
-    sites: np.ndarray
-    genes: pd.DataFrame
-    """var of the benchmark."""
-    excluded: pd.Index
-
-    @property
-    def sets(self) -> dict[str, np.ndarray]:
-        """Genes by group, (genes,) each; all of them under ""."""
-        every = {"": np.ones(len(self.genes), bool)}
-        if "group" not in self.genes:
-            return every
-        groups = self.genes["group"].astype(str)
-        return every | {group: (groups == group).to_numpy() for group in dict.fromkeys(groups)}
-
-    def named(self, row: int) -> dict[str, str]:
-        """The columns that name a row of a table."""
-        return {"scheme": self.scheme, "encoder": self.jobs[row].encoder, "probe": self.jobs[row].probe}
-
-
-def _load(study: Study, scheme: Scheme) -> Arm:
-    benchmark = read_benchmark(study)
-    competing = [job for job in jobs(study) if job.scheme == scheme]
-    predictions = [read_predictions(job) for job in competing]
-    fold = predictions[0].obs["fold"].to_numpy()
-    counted = np.isin(
-        fold, [f for f, n in zip(*np.unique(fold, return_counts=True), strict=True) if n > scores.RESERVED]
-    )
-    if not counted.any():
-        raise CohortError(
-            f"{scheme}: no fold has more than {scores.RESERVED} of the {len(fold)} patients, so none can be scored.",
-            "Lower folds.n in study.yaml, or bring more patients.",
-        )
-    genes = scores.scorable_genes(benchmark.X, fold)
-    if not genes.any():
-        raise CohortError(f"{scheme}: none of {len(genes)} genes varies in every fold.", "Check the expression table.")
-    return Arm(
-        study,
-        scheme,
-        competing,
-        np.array([job.encoder in (*study.encoders, *study.features) for job in competing]),
-        benchmark.X[counted][:, genes],
-        [adata.X[counted][:, genes] for adata in predictions],
-        fold[counted],
-        benchmark.obs["site"].to_numpy(str)[counted],
-        benchmark.var[genes],
-        benchmark.var_names[~genes],
-    )
-
-
 def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     """The rows of one scheme in every table."""
-    arm = _load(study, scheme)
+    arm = load_arm(study, scheme)
     found = [scores.fold_spearman(arm.measured, predicted, arm.fold) for predicted in arm.predicted]
     rho = np.stack([each.mean() for each in found])
     undefined = np.stack([each.undefined() for each in found])
     sites = arm.sites if scheme == "preserved-site" else None
-    weights = scores.bootstrap_weights(arm.fold, draws=study.ranking.bootstrap, seed=study.ranking.seed, sites=sites)
+    weights = bootstrap.sample_weights(arm.fold, draws=study.ranking.bootstrap, seed=study.ranking.seed, sites=sites)
     sets = arm.sets
-    draws = scores.bootstrap_means(arm.measured, arm.predicted, arm.fold, weights, np.stack(list(sets.values())))
+    draws = bootstrap.sampled_means(arm.measured, arm.predicted, arm.fold, weights, np.stack(list(sets.values())))
     if not np.isfinite(draws).any(axis=2).all():
         raise CohortError(f"{scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
     return {
@@ -221,10 +160,10 @@ def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray) -> pd.DataFrame:
 def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     first = np.full(len(arm.jobs), np.nan)
     if arm.ranked.any():
-        first[arm.ranked] = scores.rank_frequencies(draws[arm.ranked])[:, 0]
+        first[arm.ranked] = bootstrap.rank_frequencies(draws[arm.ranked])[:, 0]
     rows = []
     for row, job in enumerate(arm.jobs):
-        low, high = scores.percentile_interval(draws[row])
+        low, high = bootstrap.percentile_interval(draws[row])
         rows.append({
             **arm.named(row), "mean_rho": rho[row].mean(), "ci_low": low, "ci_high": high,
             "median_rho": np.median(rho[row]), "p_best": first[row], "n_patients": len(arm.fold),
@@ -243,22 +182,22 @@ def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     rows = []
     for a, b in combinations(order, 2):
         delta = draws[a] - draws[b]
-        low, high = scores.percentile_interval(delta)
+        low, high = bootstrap.percentile_interval(delta)
         rows.append({
             "scheme": arm.scheme, "encoder_a": arm.jobs[a].encoder, "probe_a": arm.jobs[a].probe,
             "encoder_b": arm.jobs[b].encoder, "probe_b": arm.jobs[b].probe,
-            "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high, "p": scores.two_sided_p(delta),
+            "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high, "p": bootstrap.two_sided_p(delta),
             "p_rope": float((np.abs(delta[np.isfinite(delta)]) < arm.study.ranking.rope).mean()),
         })  # fmt: skip
     frame = pd.DataFrame(rows, columns=[column for column in TABLES["differences"] if column != "p_holm"])
-    return frame.assign(p_holm=scores.holm(frame["p"].to_numpy(float)))[TABLES["differences"]]
+    return frame.assign(p_holm=bootstrap.holm(frame["p"].to_numpy(float)))[TABLES["differences"]]
 
 
 def _frequencies(arm: Arm, draws: np.ndarray) -> pd.DataFrame:
     competing = np.flatnonzero(arm.ranked)
     if not len(competing):
         return pd.DataFrame(columns=TABLES["rank_frequencies"])
-    share = scores.rank_frequencies(draws[competing])
+    share = bootstrap.rank_frequencies(draws[competing])
     rows = [
         {**arm.named(row), "rank": place + 1, "frequency": share[position, place]}
         for position, row in enumerate(competing)
@@ -291,7 +230,7 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
         for position, (group, members) in enumerate(sets.items()):
             if not group:
                 continue
-            low, high = scores.percentile_interval(draws[row, position])
+            low, high = bootstrap.percentile_interval(draws[row, position])
             ceiling = arm.genes["ceiling"].to_numpy(float)[members].mean() if "ceiling" in arm.genes else np.nan
             rows.append({
                 **arm.named(row), "group": group, "n_genes": int(members.sum()), "mean_rho": rho[row, members].mean(),

@@ -1,0 +1,119 @@
+"""Samples of patients and sites, and intervals, ranks and p-values from them."""
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+
+from wsibench import bootstrap, scores
+
+
+@pytest.fixture
+def cohort():
+    """Predictions of known quality, with ties: measured (120, 30), predicted (120, 30), fold (120,)."""
+    rng = np.random.default_rng(3)
+    measured = rng.normal(size=(120, 30)).round(1)
+    predicted = (0.7 * measured + rng.normal(size=measured.shape)).round(1)
+    return measured.astype(np.float32), predicted.astype(np.float32), np.arange(120) % 5
+
+
+def test_patient_bootstrap_keeps_the_size_of_every_fold():
+    fold = np.repeat([0, 1, 2], [5, 20, 40])
+    weights = bootstrap.sample_weights(fold, draws=50, seed=0)
+    for label, n in enumerate((5, 20, 40)):
+        assert (weights[:, fold == label].sum(axis=1) == n).all()
+    np.testing.assert_array_equal(weights, bootstrap.sample_weights(fold, draws=50, seed=0))
+
+
+def test_site_bootstrap_draws_whole_sites():
+    sites = np.repeat(list("abcdef"), [3, 9, 1, 7, 5, 5])
+    weights = bootstrap.sample_weights(np.zeros(30), draws=200, seed=0, sites=sites)
+    for site in "abcdef":
+        assert (np.ptp(weights[:, sites == site], axis=1) == 0).all()
+    assert len(np.unique(weights.sum(axis=1))) > 1
+
+
+def test_unit_weights_give_the_estimate_itself(cohort):
+    measured, predicted, fold = cohort
+    found = bootstrap.sampled_means(measured, [predicted, -predicted], fold, np.ones((1, 120), np.float32))
+    expected = scores.fold_spearman(measured, predicted, fold).mean().mean()
+    np.testing.assert_allclose(found[:, 0, 0], [expected, -expected], atol=1e-5)
+
+
+def test_weighted_correlation_of_ranks_is_that_of_repeated_patients(cohort):
+    measured, predicted, fold = cohort
+    weights = bootstrap.sample_weights(fold, draws=3, seed=1)
+    found = bootstrap.sampled_means(measured, [predicted], fold, weights)[0, 0]
+    for draw, w in enumerate(weights.astype(int)):
+        z = 0
+        for label in range(5):
+            ranks = [rankdata(a[fold == label], axis=0).repeat(w[fold == label], axis=0) for a in (measured, predicted)]
+            rho = np.array([np.corrcoef(ranks[0][:, g], ranks[1][:, g])[0, 1] for g in range(30)])
+            z = z + np.arctanh(rho) / 5
+        assert found[draw] == pytest.approx(np.tanh(z).mean(), abs=1e-5)
+
+
+def test_gene_sets_are_averaged_apart(cohort):
+    measured, predicted, fold = cohort
+    weights = bootstrap.sample_weights(fold, draws=4, seed=1)
+    sets = np.zeros((2, 30), bool)
+    sets[0, :10] = sets[1, 25:] = True
+    found = bootstrap.sampled_means(measured, [predicted], fold, weights, sets)
+    for row, genes in enumerate((slice(0, 10), slice(25, 30))):
+        alone = bootstrap.sampled_means(measured[:, genes], [predicted[:, genes]], fold, weights)
+        np.testing.assert_allclose(found[:, row], alone[:, 0], atol=1e-6)
+
+
+def test_batches_of_genes_change_nothing(cohort, monkeypatch):
+    measured, predicted, fold = cohort
+    weights = bootstrap.sample_weights(fold, draws=4, seed=1)
+    whole = bootstrap.sampled_means(measured, [predicted], fold, weights)
+    monkeypatch.setattr(bootstrap, "GENE_BATCH", 7)
+    np.testing.assert_allclose(bootstrap.sampled_means(measured, [predicted], fold, weights), whole, rtol=1e-6)
+
+
+def test_bootstrap_survives_folds_without_variation():
+    rng = np.random.default_rng(0)
+    fold = np.repeat([0, 1], [4, 30])
+    measured = rng.normal(size=(34, 2)).astype(np.float32)
+    measured[1:4] = measured[0]
+    predicted = np.zeros_like(measured)
+    predicted[:, 1] = measured[:, 1]
+    weights = bootstrap.sample_weights(fold, draws=100, seed=0)
+    found = bootstrap.sampled_means(measured, [predicted], fold, weights, np.eye(2, dtype=bool))[0]
+    assert (found[0] == 0).all()
+    assert (found[1] > 0.99).all()
+
+
+def test_interval_covers_a_known_correlation_about_as_often_as_it_says():
+    """One gene, bivariate normal, ρ_S = .48: nominal 95 %, 200 cohorts, so ± 3 Monte-Carlo SE is ± .046."""
+    rng = np.random.default_rng(8)
+    truth = 6 / np.pi * np.arcsin(0.5 / 2)
+    fold = np.arange(150) % 5
+    covered = 0
+    for seed in range(200):
+        measured = rng.normal(size=(150, 1))
+        predicted = 0.5 * measured + np.sqrt(0.75) * rng.normal(size=(150, 1))
+        weights = bootstrap.sample_weights(fold, draws=400, seed=seed)
+        low, high = bootstrap.percentile_interval(bootstrap.sampled_means(measured, [predicted], fold, weights)[0, 0])
+        covered += low <= truth <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_rank_frequencies_share_ties():
+    draws = np.array([[3.0, 1, 2], [2.0, 1, 3], [1.0, 0, 1]])
+    expected = np.array([[1 + 0.5 + 0, 0 + 0.5 + 1, 0], [0 + 0.5 + 1, 1 + 0.5 + 0, 0], [0, 0, 3]]) / 3
+    np.testing.assert_allclose(bootstrap.rank_frequencies(draws), expected)
+
+
+def test_one_competitor_is_always_first():
+    assert bootstrap.rank_frequencies(np.ones((1, 10))).tolist() == [[1.0]]
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(bootstrap.holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
+    assert bootstrap.holm(np.array([])).size == 0
+
+
+def test_two_sided_p_has_a_floor_and_a_ceiling():
+    assert bootstrap.two_sided_p(np.ones(999)) == pytest.approx(2 / 1000)
+    assert bootstrap.two_sided_p(np.zeros(999)) == 1
