@@ -276,7 +276,8 @@ def _to_fetch(file: GdcFile, folder: Path, have: dict[str, Path]) -> bool:
 
 
 def _shown(study: Study, pairing: tcga.Pairing, provenance: dict[str, str]) -> dict[str, pd.DataFrame]:
-    title = ", ".join(filter(None, (provenance[name] for name in ("project", "data_release", "asked"))))
+    asked = f"asked {provenance['asked']}" if provenance["asked"] else ""
+    title = ", ".join(filter(None, (provenance["project"], provenance["data_release"], asked)))
     shown = {title: pairing.rules}
     if study.cohort.clinical:
         table = clinical.read_clinical(study.resolve(study.cohort.clinical))
