@@ -12,7 +12,7 @@ STUDY_KEY = "12345e678901"
 """Looks like a number, as one hash in a few hundred does."""
 
 
-def scores(seed: int = 0, genes: int = 12) -> pd.DataFrame:
+def scores(probes: tuple[str, ...] = ("ridge", "abmil"), seed: int = 0, genes: int = 12) -> pd.DataFrame:
     """scores.parquet: controls that see no tiles have no attention MIL."""
     rng = np.random.default_rng(seed)
     names = [f"{group}-{i}" for group in GROUPS for i in range(genes)]
@@ -21,7 +21,7 @@ def scores(seed: int = 0, genes: int = 12) -> pd.DataFrame:
     frames = []
     for scheme in SCHEMES:
         for encoder, skill in (ENCODERS | CONTROLS).items():
-            for probe in ["ridge"] if encoder == "site" else ["ridge", "abmil"]:
+            for probe in probes[:1] if encoder == "site" else probes:
                 rho = skill * ceilings * (0.9 if probe == "abmil" else 1) + rng.normal(0, 0.08, len(names))
                 frames.append(
                     pd.DataFrame({"gene": names, "rho": rho, "group": groups, "ceiling": ceilings}).assign(
@@ -58,7 +58,7 @@ def rank_frequencies(board: pd.DataFrame) -> pd.DataFrame:
     """rank_frequencies.csv: frequencies fall off with the distance from a row's own rank."""
     rows = []
     for row in board[board["rank"].notna()].itertuples():
-        ranks = np.arange(1, 2 * len(ENCODERS) + 1)
+        ranks = np.arange(1, board["rank"].max() + 1).astype(int)
         weight = np.exp(-abs(ranks - row.rank))
         for rank, frequency in zip(ranks, weight / weight.sum(), strict=True):
             rows.append((row.scheme, row.encoder, row.probe, rank, frequency))

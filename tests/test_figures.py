@@ -22,6 +22,8 @@ from wsibench.study import Study
 
 SCORES = boards.scores()
 BOARD = boards.leaderboard(SCORES)
+MANY_SCORES = boards.scores(("ridge", "pca-ridge", "mean-sd-ridge", "knn", "mlp", "abmil"))
+MANY = boards.leaderboard(MANY_SCORES)
 
 
 def predicted():
@@ -57,6 +59,11 @@ PLOTS = {
     "predicted": (predicted, ["GENE0, ρ = 0.50", "measured expression (z-score)"]),
     "curves": (lambda: figures.curves(boards.curves(["uni", "phikon"]), scheme="preserved-site"), ["uni", "epoch"]),
     "cohort": (lambda: figures.cohort_overview(patients()), ["S38", "LumA"]),
+    "forest, many": (lambda: figures.forest(MANY, boards.null(MANY)), ["uni · mean-SD ridge"]),
+    "violins, many": (lambda: figures.violins(MANY_SCORES, MANY), ["PCA ridge, preserved-site folds"]),
+    "ranks, many": (lambda: figures.rank_frequencies(boards.rank_frequencies(MANY)), ["uni · kNN"]),
+    "site_gap, many": (lambda: figures.site_gap(MANY), ["kNN", "MLP", "dinov2-large"]),
+    "reached, many": (lambda: figures.truth_against_reached(boards.groups(MANY_SCORES), MANY), ["null genes"]),
     "feature_map": (lambda: figures.feature_map(benchmark(), ["uni", "phikon", "colour"]), ["uni", "others"]),
 }
 
@@ -124,6 +131,16 @@ def test_forest_sets_controls_apart():
     ranked = 2 * len(boards.ENCODERS)
     assert all(name.split()[0] in boards.ENCODERS for name in names[:ranked])
     assert all(name.split()[0] in boards.CONTROLS for name in names[ranked:])
+
+
+def test_crowded_groups_show_the_best_probe_of_each_encoder():
+    fig = figures.truth_against_reached(boards.groups(MANY_SCORES), MANY)
+    drawn = [line for line in fig.axes[0].lines if line.get_marker() not in ("None", None)]
+    assert len(drawn) == len(boards.ENCODERS) + len(boards.CONTROLS)
+    part = MANY[MANY["scheme"] == "preserved-site"].sort_values("mean_rho", ascending=False)
+    best = part[part["rank"].notna()].drop_duplicates("encoder").iloc[0]
+    group = boards.groups(MANY_SCORES).set_index(["scheme", "encoder", "probe", "group"])["mean_rho"]
+    assert drawn[0].get_ydata()[0] == group["preserved-site", best["encoder"], best["probe"], "size_0.3"]
 
 
 def test_one_scheme_and_one_probe_are_enough():

@@ -86,7 +86,7 @@ def forest(leaderboard: pd.DataFrame, null: pd.DataFrame | None = None) -> Figur
     axes[0].set_yticks(list(heights.values()), labels)
     axes[0].set_ylim(max(heights.values()) + 0.7, -0.7)
     handles = _forest_legend(rows, null is not None, set(marks.values()))
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
     return described(fig, _forest_alt(leaderboard, rows, schemes, null), leaderboard)
 
 
@@ -173,10 +173,7 @@ def violins(scores: pd.DataFrame, leaderboard: pd.DataFrame, *, scheme: str | No
     probes = sorted({probe for _, probe, _ in rows}, key=probe_order)
     orders = {probe: [encoder for encoder, name, _ in rows if name == probe] for probe in probes}
     controls = {encoder for encoder, _, control in rows if control}
-    widest = max(map(len, orders.values()))
-    fig = new_figure(PAGE_MM if len(probes) * widest > 6 else COLUMN_MM, 62)
-    ratios = [len(orders[probe]) for probe in probes]
-    axes = fig.subplots(1, len(probes), sharey=True, squeeze=False, width_ratios=ratios)[0]
+    fig, axes = _violin_axes([len(orders[probe]) for probe in probes])
     colours = palette(scores["encoder"])
     for ax, probe in zip(axes, probes, strict=True):
         part = shown[shown["probe"] == probe]
@@ -198,6 +195,18 @@ def violins(scores: pd.DataFrame, leaderboard: pd.DataFrame, *, scheme: str | No
     return described(fig, _violins_alt(data, rows, scheme), data)
 
 
+def _violin_axes(counts: list[int]) -> tuple[Figure, list[Axes]]:
+    """A panel a probe, with room for so many violins: beside each other, or stacked where these would be too narrow."""
+    if len(counts) * max(counts) <= 6:
+        shape, fig = (1, len(counts)), new_figure(COLUMN_MM, 62)
+    elif sum(counts) <= 15:
+        shape, fig = (1, len(counts)), new_figure(PAGE_MM, 62)
+    else:
+        shape, fig = (len(counts), 1), new_figure(PAGE_MM, 8 + 46 * len(counts))
+    ratios = counts if shape[0] == 1 else None
+    return fig, list(fig.subplots(*shape, sharey=True, squeeze=False, width_ratios=ratios).ravel())
+
+
 def _boxes(ax: Axes, part: pd.DataFrame, order: list[str], colours: dict[str, str], controls: set[str]) -> None:
     """Quartiles and medians inside the violins; those of controls are hollow."""
     # seaborn draws no body where all values are equal, as a site's are on folds that preserve sites.
@@ -211,7 +220,8 @@ def _boxes(ax: Axes, part: pd.DataFrame, order: list[str], colours: dict[str, st
         ax.plot([i, i], [low, high], color=INK, lw=2, solid_capstyle="butt")
         ax.plot(i, middle, "o", color="white", mec=INK, mew=0.5, ms=3)
         ax.annotate(
-            f"{middle:.2f}", (i, middle), xytext=(4, 0), textcoords="offset points", va="center", fontsize=5,
+            f"{round(middle, 2) + 0.0:.2f}", (i, middle), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=5,
             bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75},
         )  # fmt: skip
 

@@ -25,10 +25,14 @@ from wsibench.figures.style import (
     styled,
 )
 
+MOST_SHOWN = 16
+
 
 @styled
 def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     """Mean ρ reached in each planted gene group beside the one attainable (simulated cohorts only).
+
+    With more than `MOST_SHOWN` pairs of encoder and probe only each encoder's best probe is drawn.
 
     Parameters
     ----------
@@ -39,6 +43,12 @@ def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Fi
         Gives the order of the encoders, and which are controls.
     """
     schemes, rows = schemes_in_order(groups["scheme"]), in_order(leaderboard)
+    if len(rows) > MOST_SHOWN:
+        # Too many to tell apart: every encoder with the probe that it does best with.
+        best = {}
+        for row in rows:
+            best.setdefault(row[0], row)
+        rows = list(best.values())
     names = groups.drop_duplicates("group").set_index("group")
     order = sorted(names.index, key=lambda name: _group_order(name, names["ceiling"].get(name)))
     fig = new_figure(PAGE_MM, 18 + 48 * len(schemes))

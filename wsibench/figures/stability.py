@@ -23,6 +23,9 @@ from wsibench.figures.style import (
     styled,
 )
 
+MOST_ANNOTATED = 14
+"""Ranks beyond which a number no longer fits its cell."""
+
 
 @styled
 def rank_frequencies(frequencies: pd.DataFrame) -> Figure:
@@ -45,10 +48,12 @@ def rank_frequencies(frequencies: pd.DataFrame) -> Figure:
         # An empty cell says "never" better than a zero does.
         labels = table.map(lambda share: "" if share < 0.005 else f"{share:.2f}".lstrip("0"))
         sns.heatmap(
-            table, annot=labels, fmt="", cmap="Blues", vmin=0, vmax=1, ax=ax, cbar=False, linewidths=0.5,
-            annot_kws={"fontsize": 5.5},
+            table, annot=labels if len(rows) <= MOST_ANNOTATED else None, fmt="", annot_kws={"fontsize": 5.5},
+            cmap="Blues", vmin=0, vmax=1, ax=ax, cbar=False, linewidths=0.5,
         )  # fmt: skip
         ax.set_title(sentence_case(scheme_name(scheme)))
+        ranks = range(1, len(rows) + 1) if len(rows) <= MOST_ANNOTATED else [1, *range(5, len(rows) + 1, 5)]
+        ax.set_xticks([rank - 0.5 for rank in ranks], ranks, rotation=0)
         ax.set_xlabel("rank (1 = best)")
         ax.set_ylabel("")
         ax.set_yticks(np.arange(len(rows)) + 0.5, [f"{e} · {probe_name(p)}" for e, p in rows], rotation=0)
@@ -86,12 +91,14 @@ def site_gap(leaderboard: pd.DataFrame) -> Figure:
     """
     rows = in_order(leaderboard)
     probes = sorted({probe for _, probe, _ in rows}, key=probe_order)
-    fig = new_figure(COLUMN_MM if len(probes) == 1 else PAGE_MM, 68)
-    axes = fig.subplots(1, len(probes), sharey=True, squeeze=False)[0]
+    n_columns = min(len(probes), 3)
+    n_rows = -(-len(probes) // n_columns)
+    fig = new_figure(COLUMN_MM if n_columns == 1 else PAGE_MM, 68 * n_rows)
+    axes = fig.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
     colours = palette(leaderboard["encoder"])
     by_row = leaderboard.set_index(["scheme", *PAIR])
     low, high = leaderboard["ci_low"].min(), leaderboard["ci_high"].max()
-    for ax, probe in zip(axes, probes, strict=True):
+    for ax, probe in zip(axes, probes, strict=False):
         shown = [(encoder, control) for encoder, name, control in rows if name == probe]
         for i, (encoder, control) in enumerate(shown):
             ends = by_row.loc[[("random-patient", encoder, probe), ("preserved-site", encoder, probe)]]
@@ -105,7 +112,10 @@ def site_gap(leaderboard: pd.DataFrame) -> Figure:
         ax.axhline(0, color=FAINT, lw=0.5, zorder=0)
         ends = {encoder: by_row.loc[("preserved-site", encoder, probe), "mean_rho"] for encoder, _ in shown}
         _label_ends(ax, ends, colours, spacing=(high - min(low, 0) + 0.04) * 0.055)
-    axes[0].set_ylabel("mean gene-wise Spearman ρ (95 % interval)")
+    for ax in axes[len(probes) :]:
+        ax.remove()
+    for ax in axes[::n_columns]:
+        ax.set_ylabel("mean gene-wise Spearman ρ (95 % interval)")
     if any(control for *_, control in rows):
         handle = Line2D([], [], color=MUTED, marker="o", mfc="white", ls=(0, (3, 2)), label="control")
         fig.legend(handles=[handle], loc="outside lower center")

@@ -73,8 +73,16 @@ ENCODER_COLOURS = {
 OTHER_COLOURS = ("#882255", "#44AA99", "#332288", "#CC6677", "#117733", "#AA4499", "#88CCEE", "#999933", "#661100")
 """Tol's muted palette, for encoders that wsibench does not know."""
 
-PROBE_MARKERS = {"ridge": "o", "abmil": "s"}
-PROBE_NAMES = {"ridge": "ridge", "abmil": "attention MIL"}
+PROBE_MARKERS = {"ridge": "o", "pca-ridge": "^", "mean-sd-ridge": "v", "knn": "P", "mlp": "X", "abmil": "s"}
+PROBE_NAMES = {
+    "ridge": "ridge",
+    "pca-ridge": "PCA ridge",
+    "mean-sd-ridge": "mean-SD ridge",
+    "knn": "kNN",
+    "mlp": "MLP",
+    "abmil": "attention MIL",
+}
+"""From the plain to the elaborate."""
 SCHEME_NAMES = {"preserved-site": "preserved-site folds", "random-patient": "random-patient folds"}
 
 
@@ -126,8 +134,8 @@ def primary_scheme(schemes: Iterable[str]) -> str:
 
 
 def sentence_case(text: str) -> str:
-    """`text` with its first letter large and all others as they are."""
-    return text[:1].upper() + text[1:]
+    """`text` with its first letter large, unless that is part of a name such as kNN."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def new_figure(width_mm: float, height_mm: float) -> Figure:
