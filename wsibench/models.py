@@ -131,7 +131,8 @@ class _Model:
         self.encoder, self.device, self.geometry, self.dtype = encoder, device, geometry, dtype
         self.module = module.to(device)
         self.run = torch.compile(self.module) if compiled else self.module
-        self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in encoder.stats)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in encoder.stats)
+        self.scale, self.shift = 1 / std, -mean / std
         self.batch = None if device.type == "cuda" else 1 << 30
         """Most tiles at once: measured on the first call, halved when the memory does not suffice."""
 
@@ -156,7 +157,7 @@ class _Model:
 
     def _forward(self, tiles: torch.Tensor) -> torch.Tensor:
         pixels = square(tiles.to(self.device, non_blocking=True), self.encoder, self.geometry)
-        pixels = (pixels.float() - self.mean) / self.std
+        pixels = pixels.float().mul_(self.scale).add_(self.shift)  # in place: half the time on a CPU
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return pooled(self.run(pixels), self.encoder).float()
 
