@@ -172,6 +172,7 @@ def test_a_slide_that_cannot_be_had_is_a_row(project: GdcServer, make: Callable[
     [row] = read_failures(study.failures_csv)
     assert row.slide_id == Path(bad["file_name"]).stem
     assert "it published" in row.error
+    assert row.remedy.endswith("wsibench run brca --from 01 --to 01 --force")
     assert row.key in {artefact.key for artefact in cohort.expected(study)}
     cohort.build(study)  # the server has come to its senses
     assert read_failures(study.failures_csv) == []

@@ -135,6 +135,19 @@ def test_a_server_that_never_gets_it_through(server: GdcServer, tmp_path: Path) 
         download.fetch(file, tmp_path)
 
 
+def test_when_nothing_comes_through_the_rest_is_not_tried(
+    server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.001)
+    files = offered(server, 30, size=1000)
+    for file in files[2:]:
+        server.trouble(f"/data/{file.file_id}", *[("status", 503)] * client.ATTEMPTS)
+    with pytest.raises(client.Unreachable, match="try later"):
+        download.fetch_all(files, tmp_path, label="slides")
+    assert len(server.log) < 20 * client.ATTEMPTS
+    assert [download.artefact(file, tmp_path).due() for file in files[:2]] == [None, None]
+
+
 def test_any_progress_is_worth_another_attempt(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", *[("truncate", MIB // 8)] * (3 * client.ATTEMPTS))

@@ -101,7 +101,12 @@ def acquire(study: Study) -> Acquired:
         _write_expression(study, pairing, tables["expression"])
     errors = {} if study.streamed else download.fetch_all(slides, study.slides, label="01 slides", already=have)
     failures = [
-        failure(Path(file.name).stem, STAGE, download.artefact(file, study.slides).key, errors[file.name])
+        failure(
+            Path(file.name).stem,
+            STAGE,
+            download.artefact(file, study.slides).key,
+            _again(errors[file.name], study, "01"),
+        )
         for file in slides
         if file.name in errors
     ]
@@ -183,12 +188,21 @@ def fetched(study: Study, name: str) -> Iterator[Path]:
         When the slide cannot be had; the part that was fetched stays, to be gone on with.
     """
     [file] = [file for file in snapshot.gdc_files(read_pairing(study).slides) if file.name == name]
-    path = download.fetch(file, study.slides, already=found(study, study.cohort.slides, [file]).get(name))
+    try:
+        path = download.fetch(file, study.slides, already=found(study, study.cohort.slides, [file]).get(name))
+    except GdcError as error:
+        raise _again(error, study, "03") from None
     try:
         yield path
     finally:
         meta_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
+
+
+def _again(error: GdcError, study: Study, stage: str) -> GdcError:
+    """The error of a slide, saying how to try it again: a failure that is known is not, by itself."""
+    command = f"wsibench run {study.name} --from {stage} --to {stage} --force"
+    return GdcError(error.what, f"{error.remedy} To try again: {command}".strip())
 
 
 def exclusions(study: Study) -> list[tuple[str, str, str]]:

@@ -27,8 +27,8 @@ FIELDS = (
     "cases.samples.submitter_id", "cases.samples.sample_type", "cases.samples.preservation_method",
     "cases.samples.portions.is_ffpe",
 )  # fmt: skip
-ATTEMPTS = 6
-"""Attempts in a row without any progress, after which a request has failed."""
+ATTEMPTS = 8
+"""Attempts in a row without any progress, after which a request has failed: about two minutes."""
 FIRST_WAIT_S = 1.0
 """Wait before the second attempt; it doubles each time, up to a minute."""
 TIMEOUT_S = (30, 120)
@@ -51,6 +51,10 @@ class Transient(Exception):
     def __init__(self, what: str, wait_s: float = 0.0) -> None:
         super().__init__(what)
         self.wait_s = wait_s
+
+
+class Unreachable(GdcError):
+    """Attempt after attempt failed: the network or the GDC is down."""
 
 
 def api() -> str:
@@ -129,7 +133,7 @@ def retrying(
 
     Raises
     ------
-    GdcError
+    Unreachable
         After `ATTEMPTS` attempts without progress.
     """
     failed, before = 0, progressed()
@@ -139,7 +143,7 @@ def retrying(
         except Transient as error:
             failed, before = (1, progressed()) if progressed() > before else (failed + 1, before)
             if failed >= ATTEMPTS:
-                raise GdcError(
+                raise Unreachable(
                     f"No success after {ATTEMPTS} attempts: {error}.",
                     "Check the network, or try later; a second run goes on where this one stopped.",
                 ) from None

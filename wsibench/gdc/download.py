@@ -20,7 +20,7 @@ import requests
 from wsibench.artefacts import Artefact, make_key, meta_path, sign, writing
 from wsibench.errors import GdcError
 from wsibench.gdc import client
-from wsibench.gdc.client import GdcFile, Refused, Transient
+from wsibench.gdc.client import GdcFile, Refused, Transient, Unreachable
 from wsibench.gdc.transfer import BROKEN_STREAM, FULL, GB, DiskFull, Watch, disk_full, file_hashes, receive, restart
 
 FORMAT = 1
@@ -59,6 +59,8 @@ def fetch_all(
     ------
     DiskFull
         Before anything is fetched when it cannot all fit, or when the disk fills up meanwhile.
+    Unreachable
+        When several files in a row do not come through: the others would not either.
     """
     already = already or {}
     due = [file for file in files if artefact(file, folder).due()]
@@ -260,11 +262,15 @@ def _size(path: Path) -> int:
 
 def _in_parallel(tasks: dict[str, Callable[[], object]], folder: Path, watch: Watch) -> dict[str, GdcError]:
     errors: dict[str, GdcError] = {}
+    unreachable = 0
     with ThreadPoolExecutor(PARALLEL) as pool, watch:
         futures = {pool.submit(task): name for name, task in tasks.items()}
         try:
             for future in as_completed(futures):
                 error = future.exception()
+                unreachable = unreachable + 1 if isinstance(error, Unreachable) else 0
+                if unreachable == PARALLEL and unreachable < len(tasks):
+                    raise error
                 if isinstance(error, GdcError) and not isinstance(error, DiskFull):
                     errors[futures[future]] = error
                 elif isinstance(error, OSError) and error.errno in FULL:
