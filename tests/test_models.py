@@ -29,7 +29,7 @@ FULL = {
     },
     "phikon": {},
 }
-SIZES = ["small", pytest.param("full", marks=pytest.mark.slow)]
+SIZES = ["small", pytest.param("full", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 
 
 def noise(px: int, n: int = 2, seed: int = 0) -> torch.Tensor:
