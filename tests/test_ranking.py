@@ -89,7 +89,7 @@ def test_differences_and_rank_frequencies_agree_with_the_board(study):
 
 def test_permuted_pairing_keeps_what_a_site_is_worth_and_nothing_else(study):
     table = read(study, "null").set_index(["scheme", "encoder", "group"])
-    assert (table["permutations"] == 4).all()
+    assert (table["permutations"] == 12).all()
     assert (table["q025"] <= table["mean"]).all()
     assert (table["mean"] <= table["q975"]).all()
     assert abs(table.loc[("preserved-site", "good", "good"), "mean"]) < 0.15
@@ -116,7 +116,7 @@ def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(fol
     study.leaderboard_csv.unlink()
     rank(study)
     assert study.leaderboard_csv.read_bytes() == board
-    study = trials.load(folder, ranking={"bootstrap": 200, "permutations": {"ridge": 4}, "rope": 0.05})
+    study = trials.load(folder, ranking={"bootstrap": 200, "permutations": {"ridge": 12}, "rope": 0.05})
     due = {artefact.path.name for artefact in ranking.expected(study) if artefact.due()}
     assert due == {"scores.parquet", *(f"{table}.csv" for table in TABLES)}
 
@@ -187,3 +187,45 @@ def test_group_named_null_is_text(study):
 def test_before_the_predictions_there_is_nothing_to_rank(folder):
     with pytest.raises(NotReady):
         rank(trials.assembled(folder))
+
+
+def test_other_measures_stand_beside_and_agree_with_the_board(study):
+    table = read(study, "measures")
+    board = read(study, "leaderboard").set_index(["scheme", "encoder"])["mean_rho"]
+    for row in table.itertuples():
+        assert row.mean_rho == pytest.approx(board[row.scheme, row.encoder])
+    by_encoder = table.set_index(["scheme", "encoder"])
+    assert by_encoder.loc[("random-patient", "good"), "pearson"] > 0.1
+    assert by_encoder["rmse"].gt(0).all()
+    assert by_encoder["within_subtype"].isna().all()  # no subtypes known
+    assert (table["permutations"] == 12).all()
+
+
+def test_planted_genes_are_significant_and_noise_is_not(study):
+    scores = pd.read_parquet(study.scores_parquet)
+    part = scores[(scores["encoder"] == "good") & (scores["scheme"] == "preserved-site")].groupby("group")["q"]
+    share = part.apply(lambda q: (q < 0.05).mean())
+    assert share["good"] > 0.6
+    assert share["null"] < 0.2
+
+
+def test_rank_without_exposed_encoders(folder):
+    tables = {
+        "good": {"table": "good.csv", "tcga": "yes"},
+        "poor": {"table": "poor.csv"},
+        "noise": {"table": "noise.csv"},
+    }
+    study = ranked(folder, features=tables, ranking={"bootstrap": 100, "permutations": {}})
+    table = read(study, "exposure").set_index(["scheme", "encoder"]).loc["preserved-site"]
+    assert table["rank"].to_dict() == {"good": 1, "poor": 2, "noise": 3}
+    assert table["rank_unexposed"].fillna(0).to_dict() == {"good": 0, "poor": 1, "noise": 2}
+    assert table["p_best_unexposed"].sum() == pytest.approx(1)
+
+
+def test_within_subtype_where_subtypes_are_known(folder):
+    patients = pd.read_csv(folder / "patients.csv")
+    patients["subtype"] = np.where(np.arange(60) % 2, "A", "B")
+    patients.to_csv(folder / "patients.csv", index=False)
+    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}}), "measures").set_index("encoder")
+    assert np.isfinite(table[["within_subtype", "given_subtype"]]).all(axis=None)
+    assert table.loc["good", "given_subtype"].min() > 0.1

@@ -52,7 +52,7 @@ def load(folder: Path, **sections) -> Study:
         "controls": ["site"],
         "folds": {"n": 3},
         "probes": ["ridge"],
-        "ranking": {"bootstrap": 200, "permutations": {"ridge": 4}},
+        "ranking": {"bootstrap": 200, "permutations": {"ridge": 12}},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
     return Study.load(folder.name)

@@ -25,6 +25,7 @@ class Arm:
     predicted: list[np.ndarray]
     fold: np.ndarray
     sites: np.ndarray
+    subtypes: np.ndarray
     genes: pd.DataFrame
     """var of the benchmark."""
     excluded: pd.Index
@@ -77,6 +78,7 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         [adata.X[counted][:, genes] for adata in predictions],
         fold[counted],
         benchmark.obs["site"].to_numpy(str)[counted],
+        benchmark.obs["subtype"].to_numpy(str)[counted],
         benchmark.var[genes],
         benchmark.var_names[~genes],
     )

@@ -7,20 +7,22 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, null, scores
+from wsibench import bootstrap, measures, null, scores
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
 from wsibench.encoders import tcga
 from wsibench.errors import CohortError, NotReady
+from wsibench.regression import Job, jobs
 from wsibench.regression import expected as predictions_expected
-from wsibench.regression import jobs
 from wsibench.study import Scheme, Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
-FORMAT = 1
+FORMAT = 2
 STAGE = "ranking"
+FEWEST_PERMUTATIONS = 4
+"""A gene's own null needs as many to have a spread."""
 
 TABLES = {
     "leaderboard": [
@@ -33,6 +35,11 @@ TABLES = {
     "rank_frequencies": ["scheme", "encoder", "probe", "rank", "frequency"],
     "null": ["scheme", "encoder", "probe", "group", "mean", "q025", "q975", "permutations"],
     "groups": ["scheme", "encoder", "probe", "group", "n_genes", "mean_rho", "ci_low", "ci_high", "ceiling"],
+    "measures": [
+        "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "within_subtype",
+        "given_subtype", "significant", "permutations",
+    ],
+    "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
     "excluded_genes": ["scheme", "gene", "reason"],
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
@@ -60,7 +67,9 @@ def _path(study: Study, table: str) -> Path:
     return study.leaderboard_csv.with_name(f"{table}.csv")
 
 
-Table = Literal["leaderboard", "differences", "rank_frequencies", "null", "groups", "excluded_genes"]
+Table = Literal[
+    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes"
+]
 
 
 def read(study: Study, table: Table) -> pd.DataFrame:
@@ -129,30 +138,46 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     draws = bootstrap.sampled_means(arm.measured, arm.predicted, arm.fold, weights, np.stack(list(sets.values())))
     if not np.isfinite(draws).any(axis=2).all():
         raise CohortError(f"{scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
+    permuted = [_permuted(arm, job) for job in arm.jobs]
+    p_q = [_significance(each, null_of) for each, null_of in zip(rho, permuted, strict=True)]
     return {
-        "scores": _scores(arm, rho, undefined),
+        "scores": _scores(arm, rho, undefined, p_q),
         "leaderboard": _leaderboard(arm, rho, undefined, draws[:, 0]),
         "differences": _differences(arm, rho, draws[:, 0]),
         "rank_frequencies": _frequencies(arm, draws[:, 0]),
-        "null": _null(arm, sets),
+        "null": _null(arm, permuted, sets),
         "groups": _groups(arm, rho, draws, sets),
+        "measures": _measures(arm, rho, permuted, p_q),
+        "exposure": _exposure(arm, rho, draws[:, 0]),
         "excluded_genes": pd.DataFrame({"gene": arm.excluded}).assign(scheme=scheme, reason="constant in a fold")[
             TABLES["excluded_genes"]
         ],
     }
 
 
-def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray) -> pd.DataFrame:
+def _permuted(arm: Arm, job: Job) -> np.ndarray | None:
+    """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
+    return null.read_null(job)[arm.genes.index.to_numpy(str)].to_numpy() if null.permutations(job) else None
+
+
+def _significance(rho: np.ndarray, permuted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """p and q of every gene; NaN without enough permutations to tell their spread."""
+    if permuted is None or len(permuted) < FEWEST_PERMUTATIONS:
+        return np.full(len(rho), np.nan), np.full(len(rho), np.nan)
+    return measures.significance(rho, permuted)
+
+
+def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray, p_q: list) -> pd.DataFrame:
     """A row an encoder, probe and gene."""
     n_folds = len(np.unique(arm.fold))
     parts = []
     for row in range(len(arm.jobs)):
         part = pd.DataFrame({"gene": arm.genes.index.to_numpy(str), "rho": rho[row], "n_folds": n_folds})
-        part = part.assign(**arm.named(row), undefined=undefined[row])
+        part = part.assign(**arm.named(row), undefined=undefined[row], p=p_q[row][0], q=p_q[row][1])
         for column in arm.genes.columns.intersection(["group", "ceiling"]):
             part[column] = arm.genes[column].to_numpy()
         parts.append(part)
-    columns = ["scheme", "encoder", "probe", "gene", "rho", "n_folds", "undefined"]
+    columns = ["scheme", "encoder", "probe", "gene", "rho", "n_folds", "undefined", "p", "q"]
     frame = pd.concat(parts, ignore_index=True)
     return frame[columns + [column for column in frame if column not in columns]]
 
@@ -206,15 +231,14 @@ def _frequencies(arm: Arm, draws: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _null(arm: Arm, sets: dict[str, np.ndarray]) -> pd.DataFrame:
+def _null(arm: Arm, permuted: list, sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """Where the mean ρ lies under permuted pairing, over all genes and by group."""
     rows = []
-    for row, job in enumerate(arm.jobs):
-        if not null.permutations(job):
+    for row, rho in enumerate(permuted):
+        if rho is None:
             continue
-        permuted = null.read_null(job)[arm.genes.index.to_numpy(str)].to_numpy()
         for group, members in sets.items():
-            means = np.nanmean(permuted[:, members], axis=1)
+            means = np.nanmean(rho[:, members], axis=1)
             low, high = np.quantile(means, [0.025, 0.975])
             rows.append({
                 **arm.named(row), "group": group, "mean": means.mean(), "q025": low, "q975": high,
@@ -237,3 +261,42 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
                 "ci_low": low, "ci_high": high, "ceiling": ceiling,
             })  # fmt: skip
     return pd.DataFrame(rows, columns=TABLES["groups"])
+
+
+def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFrame:
+    """Other measures: means over genes, medians of R² and RMSE, and the share of genes with q < .05."""
+    known = arm.subtypes != ""
+    subtyped = len(np.unique(arm.subtypes[known])) > 1
+    indicators = (arm.subtypes[known, None] == np.unique(arm.subtypes[known])[1:]).astype(float)
+    rows = []
+    for row, predicted in enumerate(arm.predicted):
+        y, x, fold = arm.measured[known], predicted[known], arm.fold[known]
+        q = p_q[row][1]
+        rows.append({
+            **arm.named(row), "mean_rho": rho[row].mean(),
+            "pooled_rho": measures.pooled_spearman(arm.measured, predicted).mean(),
+            "pearson": measures.fold_pearson(arm.measured, predicted, arm.fold).mean(),
+            "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)),
+            "rmse": np.median(measures.rmse(arm.measured, predicted)),
+            "within_subtype": measures.within_strata(y, x, fold, arm.subtypes[known]).mean() if subtyped else np.nan,
+            "given_subtype": measures.partial_spearman(y, x, fold, indicators).mean() if subtyped else np.nan,
+            "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,
+            "permutations": 0 if permuted[row] is None else len(permuted[row]),
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=TABLES["measures"])
+
+
+def _exposure(arm: Arm, rho: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
+    """Ranks among all competitors, and among those that did not have TCGA in their training data."""
+    competing = [row for row in np.argsort(-rho.mean(axis=1), kind="stable") if arm.ranked[row]]
+    frame = pd.DataFrame([arm.named(row) for row in competing], columns=["scheme", "encoder", "probe"])
+    frame["tcga"] = [tcga(arm.study, arm.jobs[row].encoder) for row in competing]
+    means = pd.Series([rho[row].mean() for row in competing], dtype=float)
+    unexposed = (frame["tcga"] != "yes").to_numpy()
+    frame["rank"] = means.rank(ascending=False, method="min").astype("Int64")
+    frame["rank_unexposed"] = means.where(unexposed).rank(ascending=False, method="min").astype("Int64")
+    frame["p_best_unexposed"] = np.nan
+    if unexposed.any():
+        rows = np.array(competing)[unexposed]
+        frame.loc[unexposed, "p_best_unexposed"] = bootstrap.rank_frequencies(draws[rows])[:, 0]
+    return frame

@@ -1,0 +1,136 @@
+"""What stands beside the headline score: other measures, other strata, and significance gene by gene.
+
+Pure functions of arrays; each returns one value a gene.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from wsibench.scores import RESERVED, centred_midranks, fisher_mean
+
+
+def pooled_spearman(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Spearman's ρ over the patients of all folds together, (genes,); 0 where either is constant.
+
+    Common in the literature, and biased: folds are predicted by different fits, whose training means
+    move against the mean of those held out.
+    """
+    return _correlation(centred_midranks(measured), centred_midranks(predicted))
+
+
+def fold_pearson(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Pearson's r within folds, averaged as ρ is, (genes,)."""
+    return _over_folds(fold, lambda members: _correlation(_centred(measured[members]), _centred(predicted[members])))
+
+
+def r2(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Share of the variance within folds that is explained, (genes,); below 0 for worse than each fold's own mean."""
+    error, total = np.zeros(measured.shape[1]), np.zeros(measured.shape[1])
+    for label in np.unique(fold):
+        members = fold == label
+        error += np.square(measured[members] - predicted[members], dtype=np.float64).sum(axis=0)
+        total += np.square(_centred(measured[members])).sum(axis=0)
+    return 1 - np.divide(error, total, out=np.ones_like(total), where=total > 0)
+
+
+def rmse(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Root mean squared error in the unit of the expression, (genes,)."""
+    return np.sqrt(np.square(measured - predicted, dtype=np.float64).mean(axis=0))
+
+
+def within_strata(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """ρ within each stratum (a subtype, say) of each fold, averaged with weights n − 3, (genes,).
+
+    What is left of a correlation when patients are compared with their like only.  NaN where no stratum
+    has more than three patients.
+    """
+    _, cell = np.unique(np.stack([np.asarray(fold, str), np.asarray(strata, str)]), axis=1, return_inverse=True)
+
+    def rho(members: np.ndarray) -> np.ndarray:
+        return _correlation(centred_midranks(measured[members]), centred_midranks(predicted[members]))
+
+    return _over_folds(cell.ravel(), rho)
+
+
+def partial_spearman(
+    measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, covariates: np.ndarray
+) -> np.ndarray:
+    """Spearman's ρ given covariates, within folds, averaged with weights n − 3 − k, (genes,).
+
+    Ranks of both sides are freed of what is linear in the covariates of the fold.
+
+    Parameters
+    ----------
+    covariates
+        (patients, k): ranks or indicators.
+    """
+
+    def rho(members: np.ndarray) -> np.ndarray:
+        basis = np.linalg.svd(_centred(covariates[members]), full_matrices=False)
+        basis = basis.U[:, 1e-8 * basis.S.max(initial=1e-300) < basis.S]
+        ranks = (centred_midranks(measured[members]), centred_midranks(predicted[members]))
+        return _correlation(*(each - basis @ (basis.T @ each) for each in ranks))
+
+    return _over_folds(fold, rho, used=covariates.shape[1])
+
+
+def significance(rho: np.ndarray, permuted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One-sided p-values of genes against permuted pairing, and their Benjamini–Hochberg q-values.
+
+    A hundred permutations cannot put one gene's p below .0099.  So every gene's Fisher z is measured in
+    mean and SD of its own permutations, and the permutations of all genes then form one null, each
+    measured against the others of its gene as the gene itself is against all.  No p is below
+    1 / (permutations · genes + 1).
+
+    Parameters
+    ----------
+    rho
+        (genes,).
+    permuted
+        (permutations, genes), of the same pipeline refitted; at least four.
+
+    Returns
+    -------
+    tuple
+        p and q, (genes,) each.
+    """
+    from scipy.stats import false_discovery_control
+
+    z, z0 = np.arctanh(np.clip(rho, -0.999, 0.999)), np.arctanh(np.clip(np.nan_to_num(permuted), -0.999, 0.999))
+    n = len(z0)
+    total, squares = z0.sum(axis=0), np.square(z0).sum(axis=0)
+    pooled = np.sort(_scaled(z0, total - z0, squares - z0**2, n - 1).ravel())
+    observed = _scaled(z, total, squares, n)
+    p = (1 + len(pooled) - np.searchsorted(pooled, observed)) / (len(pooled) + 1)
+    return p, false_discovery_control(p)
+
+
+def _scaled(z: np.ndarray, total: np.ndarray, squares: np.ndarray, n: int) -> np.ndarray:
+    """`z` in units of how a new value scatters about the mean of `n` others, given their sum and sum of squares."""
+    mean = total / n
+    variance = np.maximum(squares / n - mean**2, 0) * n / (n - 1) * (1 + 1 / n)
+    # A gene that is predicted constant scores 0 in every permutation: it is in the middle of its null.
+    return np.divide(z - mean, np.sqrt(variance), out=np.zeros_like(z), where=variance > 1e-12)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.mean(axis=0, dtype=np.float64)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of centred columns; 0 where one does not vary."""
+    norm = np.sqrt(np.square(x, dtype=np.float64).sum(axis=0) * np.square(y, dtype=np.float64).sum(axis=0))
+    product = np.einsum("ng,ng->g", x, y, dtype=np.float64)
+    return np.divide(product, norm, out=np.zeros_like(norm), where=norm > 1e-12)
+
+
+def _over_folds(fold: np.ndarray, correlation: Callable[[np.ndarray], np.ndarray], used: int = 0) -> np.ndarray:
+    """Average a correlation over folds of more than 3 + `used` patients, with those taken off their weight."""
+    labels, n = np.unique(fold, return_counts=True)
+    counted = n - used > RESERVED
+    each = [correlation(fold == label) for label in labels[counted]]
+    if not each:
+        width = correlation(np.ones(len(fold), bool)).shape
+        return np.full(width, np.nan)
+    return fisher_mean(np.stack(each), n[counted] - used)
