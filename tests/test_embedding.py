@@ -12,11 +12,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from wsibench import cohort, embedding, models, tiling
-from wsibench.encoders import encoder
+from wsibench import cohort, embedding, tiling
+from wsibench.encoders import encoder, models
+from wsibench.encoders.registry import ENCODERS
 from wsibench.errors import TooManyFailures, WeightsError
 from wsibench.features import read_features, write_features
-from wsibench.registry import ENCODERS
 from wsibench.slides import open_slide
 from wsibench.study import Embedding, Study
 

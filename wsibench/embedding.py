@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench import onepass, tiling, weights
+from wsibench import onepass, tiling
 from wsibench.artefacts import (
     Artefact,
     Failure,
@@ -20,11 +20,11 @@ from wsibench.artefacts import (
 )
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
-from wsibench.encoders import tile_encoders
+from wsibench.encoders import tile_encoders, weights
+from wsibench.encoders.registry import Encoder
 from wsibench.errors import SlideError, WeightsError
 from wsibench.foreign import foreign_file, foreign_identity
 from wsibench.onepass import Due, Ready, Task, make_features
-from wsibench.registry import Encoder
 from wsibench.study import Study
 
 FORMAT = 1

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from wsibench.artefacts import Artefact, writing
+from wsibench.encoders.registry import Encoder
 from wsibench.features import write_features
 from wsibench.foreign import foreign_file, read_foreign
-from wsibench.registry import Encoder
 from wsibench.slides import open_slide
 from wsibench.staining import normaliser
 from wsibench.study import Study
@@ -88,7 +88,7 @@ _LOADED: dict[tuple[Encoder, Path | None, str, str], Any] = {}
 
 def _load(due: Ready, study: Study, device: str) -> Callable[..., Any]:
     """An encoder on a device: loaded once a process, not once a slide."""
-    from wsibench import models
+    from wsibench.encoders import models
 
     geometry = study.embedding.geometry
     key = (due.encoder, due.folder, device, geometry)

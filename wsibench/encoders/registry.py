@@ -27,7 +27,7 @@ class Encoder:
     ``import`` stands for features that were computed elsewhere.
     """
     arch: str
-    """Function of `wsibench.statistics`, timm model name, transformers class, user's ``module:function``, or layout.
+    """Function of `statistics`, timm model name, transformers class, user's ``module:function``, or layout.
 
     timm's ``config.json`` is the architecture that the repository's own file of that name states.
     """

@@ -11,10 +11,9 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from wsibench import models
-from wsibench.encoders import encoder
+from wsibench.encoders import encoder, models
+from wsibench.encoders.registry import ENCODERS
 from wsibench.errors import WeightsError
-from wsibench.registry import ENCODERS
 
 FIVE = ["dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon"]
 SMALL_TIMM = {"embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from wsibench import encoders, registry
-from wsibench.encoders import ENCODERS, encoder
+from wsibench import encoders
+from wsibench.encoders import ENCODERS, encoder, registry
 from wsibench.errors import StudyError, WeightsError
 from wsibench.study import Study
 

@@ -1,4 +1,11 @@
-"""The encoders that a study compares: found by name, listed, and what is known of them."""
+"""The encoders that a study compares: found by name, listed, and what is known of them.
+
+- ``registry``: a frozen record for each, with everything that decides an embedding
+- ``weights``: where they lie, fetching them, and the hash that tells them apart
+- ``models``: from a record to a function of tiles
+- ``statistics``: the hand-crafted ones
+- ``own``: a user's own
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -7,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench import weights
+from wsibench.encoders import weights
+from wsibench.encoders.own import own_encoder
+from wsibench.encoders.registry import ENCODERS, Encoder, Known
 from wsibench.errors import StudyError, WeightsError
-from wsibench.own import own_encoder
-from wsibench.registry import ENCODERS, Encoder, Known
 from wsibench.study import FeatureFolder, Study
 
 PATIENT_LEVEL = ("site", "oracle")

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from wsibench.artefacts import digest, file_sha256, write_text
+from wsibench.encoders.registry import Encoder
 from wsibench.errors import WeightsError
-from wsibench.registry import Encoder
 from wsibench.study import Study, data_root
 
 FORMATS = (("*.safetensors",), ("*.bin", "*.pth"))

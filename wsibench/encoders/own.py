@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wsibench.encoders.registry import Encoder
 from wsibench.errors import StudyError
-from wsibench.registry import Encoder
 from wsibench.study import Study
 
 

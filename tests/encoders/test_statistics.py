@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from skimage.color import hed2rgb
 
-from wsibench import statistics
-from wsibench.encoders import encoder
+from wsibench.encoders import encoder, statistics
 
 PX = 224
 

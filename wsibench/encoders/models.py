@@ -11,10 +11,10 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from wsibench import own, statistics
+from wsibench.encoders import own, statistics
+from wsibench.encoders.registry import Encoder
+from wsibench.encoders.weights import weight_files
 from wsibench.errors import StudyError, WeightsError
-from wsibench.registry import Encoder
-from wsibench.weights import weight_files
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 MEMORY_SHARE = 0.5
@@ -41,7 +41,7 @@ def load(
     encoder
         Its record.
     folder
-        Its weights, from `wsibench.weights`; None for one that has none.
+        Its weights, from `wsibench.encoders.weights`; None for one that has none.
     device
         torch's name of the device.
     geometry

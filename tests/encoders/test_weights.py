@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wsibench import weights
 from wsibench.artefacts import file_sha256
-from wsibench.encoders import encoder
+from wsibench.encoders import encoder, weights
 from wsibench.errors import WeightsError
 from wsibench.study import Study
 
@@ -68,7 +67,7 @@ FETCH = """
 import json, sys
 from wsibench.encoders import encoder
 from wsibench.errors import WeightsError
-from wsibench.weights import fetch
+from wsibench.encoders.weights import fetch
 said = {}
 for name in sys.argv[1:]:
     try:

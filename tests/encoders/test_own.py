@@ -5,7 +5,8 @@ import pytest
 import torch
 import yaml
 
-from wsibench import encoders, models, weights
+from wsibench import encoders
+from wsibench.encoders import models, weights
 from wsibench.errors import StudyError
 from wsibench.study import Study
 
