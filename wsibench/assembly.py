@@ -138,9 +138,12 @@ def read_bags(study: Study, encoder: str, patient_ids: Sequence[str]) -> list[np
     return bags
 
 
-def bag_index(study: Study, patient_ids: Sequence[str]) -> pd.DataFrame:
-    """Where the tiles of `read_bags` lie: patient_id, slide_id, x, y (level-0 px), in the same order."""
-    encoder = tile_encoders(study)[0].name  # every encoder has the same tiles
+def bag_index(study: Study, patient_ids: Sequence[str], encoder: str | None = None) -> pd.DataFrame:
+    """Where the tiles of `read_bags` lie: patient_id, slide_id, x, y (level-0 px), in the same order.
+
+    Encoders share their tiles, so that none need be named; features from elsewhere may have others.
+    """
+    encoder = encoder or tile_encoders(study)[0].name
     parts = []
     for patient, slides in zip(patient_ids, _slides_of(study, patient_ids), strict=True):
         for slide in slides:
