@@ -116,10 +116,11 @@ def test_page_of_a_ranked_study(ranked):
     board = pd.read_csv(ranked.leaderboard_csv, dtype=str, keep_default_na=False)
     assert len(rows) == len(board) == 6
     for row, expected in zip(rows, board.itertuples(), strict=True):
-        numbers = [f"{float(value):.3f}" for value in (expected.mean_rho, expected.ci_low, expected.ci_high)]
+        values = [expected.mean_rho, expected.ci_low, expected.ci_high, expected.median_rho]
+        numbers = [f"{float(value):.3f}".replace("-", "−").replace("−0.000", "0.000") for value in values]
         assert row[0] == (expected.rank or "–")
-        assert row[1:4] == [expected.encoder, expected.probe, numbers[0].replace("-", "−")]
-        assert row[4] == " to ".join(numbers[1:]).replace("-", "−")
+        assert row[1:4] == [expected.encoder, expected.probe, numbers[0]]
+        assert row[4:6] == [" to ".join(numbers[1:3]), numbers[3]]
         assert row[7] == expected.tcga
     assert (ranked.figures / "leaderboard.csv").read_bytes() == ranked.leaderboard_csv.read_bytes()
 

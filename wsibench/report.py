@@ -9,7 +9,7 @@ from wsibench import assembly, cohort, embedding, figures, ranking, regression, 
 from wsibench.artefacts import Artefact, file_sha256, make_key, read_failures, read_meta, writing
 from wsibench.figures.plates import Plate, applying
 from wsibench.figures.stage import inline
-from wsibench.figures.style import primary_scheme, probe_name, scheme_name, sentence_case
+from wsibench.figures.style import number, primary_scheme, probe_name, scheme_name, sentence_case
 from wsibench.study import Study
 
 FORMAT = 1
@@ -145,14 +145,14 @@ def answer(board: pd.DataFrame) -> str:
     first = ranked.iloc[0]
     text = (
         f"By {scheme_name(scheme)}, {first['encoder']} with {probe_name(first['probe'])} stands first: mean ρ "
-        f"{_number(first['mean_rho'])} ({_number(first['ci_low'])} to {_number(first['ci_high'])})"
+        f"{number(first['mean_rho'])} ({number(first['ci_low'])} to {number(first['ci_high'])})"
     )
     if len(ranked) == 1:
         return f"{text}. Nothing else was ranked."
     second = ranked.iloc[1]
     return (
         f"{text}, first in {first['p_best']:.0%} of the bootstrap draws. Second is {second['encoder']} with "
-        f"{probe_name(second['probe'])}, {_number(second['mean_rho'])}, first in {second['p_best']:.0%}."
+        f"{probe_name(second['probe'])}, {number(second['mean_rho'])}, first in {second['p_best']:.0%}."
     )
 
 
@@ -178,7 +178,7 @@ def _range(values: pd.Series) -> str:
 
 
 def _row(row: pd.Series) -> dict[str, str]:
-    numbers = {name: _number(row[name]) for name in ("mean_rho", "ci_low", "ci_high", "median_rho")}
+    numbers = {name: number(row[name]) for name in ("mean_rho", "ci_low", "ci_high", "median_rho")}
     return {
         **numbers,
         "rank": "–" if pd.isna(row["rank"]) else f"{row['rank']:.0f}",
@@ -188,10 +188,6 @@ def _row(row: pd.Series) -> dict[str, str]:
         "tcga": row["tcga"],
         "n_undefined": f"{row['n_undefined']:.0f}",
     }
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
 
 
 def _figures(study: Study) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from wsibench.figures.style import (
     PAGE_MM,
     described,
     new_figure,
+    number,
     palette,
     primary_scheme,
     probe_marker,
@@ -43,7 +44,7 @@ def schemes_in_order(schemes: pd.Series) -> list[str]:
 
 def rho_text(row: pd.Series) -> str:
     """``.213 (.190, .236)``: a mean and its interval, without the zeros that say nothing."""
-    values = (f"{row[name]:.3f}".replace("0.", ".") for name in ("mean_rho", "ci_low", "ci_high"))
+    values = (number(row[name]).replace("0.", ".") for name in ("mean_rho", "ci_low", "ci_high"))
     return "{} ({}, {})".format(*values)
 
 
@@ -122,7 +123,7 @@ def _numbers(ax: Axes, board: pd.DataFrame, heights: dict) -> None:
 
 
 def _forest_legend(rows: list, with_null: bool, marks: set[str]) -> list:
-    probes = list(dict.fromkeys(probe for _, probe, _ in rows))
+    probes = sorted({probe for _, probe, _ in rows}, key=probe_order)
     handles = [Line2D([], [], color=INK, marker=probe_marker(p), lw=0.9, label=probe_name(p)) for p in probes]
     if any(control for *_, control in rows):
         handles.append(Line2D([], [], color=INK, marker="o", mfc="white", lw=0.9, label="control, not ranked"))
@@ -220,7 +221,7 @@ def _boxes(ax: Axes, part: pd.DataFrame, order: list[str], colours: dict[str, st
         ax.plot([i, i], [low, high], color=INK, lw=2, solid_capstyle="butt")
         ax.plot(i, middle, "o", color="white", mec=INK, mew=0.5, ms=3)
         ax.annotate(
-            f"{round(middle, 2) + 0.0:.2f}", (i, middle), xytext=(4, 0), textcoords="offset points", va="center",
+            number(middle, 2), (i, middle), xytext=(4, 0), textcoords="offset points", va="center",
             fontsize=5,
             bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75},
         )  # fmt: skip

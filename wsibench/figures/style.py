@@ -133,6 +133,11 @@ def primary_scheme(schemes: Iterable[str]) -> str:
     return "preserved-site" if "preserved-site" in names else names[0]
 
 
+def number(value: float, digits: int = 3) -> str:
+    """`value` with a true minus sign, and none before a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
 def sentence_case(text: str) -> str:
     """`text` with its first letter large, unless that is part of a name such as kNN."""
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]
