@@ -58,6 +58,23 @@ def test_nobody_is_predicted_by_a_fit_that_saw_them():
     assert found.chosen == {str(label): {"n": 15} for label in range(4)}
 
 
+def test_patients_who_look_the_same_are_predicted_the_same():
+    """Sites never seen are all zeros to the site control: no gene may be ranked by rounding."""
+    rng = np.random.default_rng(0)
+    site = np.repeat(np.arange(12), 11)
+    x, y = np.eye(12, dtype=np.float32)[site], rng.normal(size=(132, 740)).astype(np.float32)
+    ids = np.arange(132).astype(str)
+    found = out_of_fold(Ridge(), Patients(ids, site, x), y, site % 3)
+    for label in range(3):
+        assert (np.ptp(found.predicted[site % 3 == label], axis=0) == 0).all()
+    assert fold_spearman(y, found.predicted, site % 3).undefined().all()
+
+
+def test_small_true_differences_stay():
+    predicted = np.array([[1.0, 8.0], [1.0001, 8.0]], np.float32)
+    np.testing.assert_array_equal(regression.settled(predicted, np.array([1.0, 1.0])), predicted)
+
+
 def test_predictions_are_the_probes_own(folder):
     study = trials.assembled(folder)
     table = regress(study)
