@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import requests
 from gdc_server import PROJECT, GdcServer, serving
 
 from wsibench.errors import GdcError
@@ -20,6 +21,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
         yield server
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with client.new_session() as session:
+        yield session
 
 
 def offer_project(server: GdcServer, n: int = 7) -> None:
@@ -80,13 +87,15 @@ def test_a_warning_is_an_error(server: GdcServer) -> None:
         snapshot.ask(PROJECT)
 
 
-def test_a_refusal_is_not_tried_again(server: GdcServer) -> None:
+def test_a_refusal_is_not_tried_again(server: GdcServer, session: requests.Session) -> None:
     with pytest.raises(GdcError, match=r"400.*unrecognized values: \['nonsense'\]"):
-        client.files(client.new_session(), {"nonsense": "x"})
+        client.files(session, {"nonsense": "x"})
     assert len(server.log) == 1
 
 
-def test_an_index_that_changes_between_pages_is_noticed(server: GdcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_changes_between_pages_is_noticed(
+    server: GdcServer, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "PAGE", 3)
     offer_project(server)
     first = min(file_id for file_id, hit in server.hits.items() if hit["file_name"].startswith("TCGA"))
@@ -99,7 +108,7 @@ def test_an_index_that_changes_between_pages_is_noticed(server: GdcServer, monke
 
     monkeypatch.setattr(client, "_data", shifting)
     with pytest.raises(GdcError, match="announced 6 and 7 files and listed 6"):
-        client.files(client.new_session(), {"cases.project.project_id": PROJECT, "data_format": "SVS"})
+        client.files(session, {"cases.project.project_id": PROJECT, "data_format": "SVS"})
 
 
 def test_unknown_project_is_named(server: GdcServer) -> None:
@@ -178,14 +187,14 @@ def test_real_names_are_names_and_barcodes(real_data: Path) -> None:
     assert all(snapshot.NAME.fullmatch(name) for name in [*names, *manifest["filename"]])
 
 
-def test_an_id_that_expired_is_found_again_by_name(server: GdcServer) -> None:
+def test_an_id_that_expired_is_found_again_by_name(server: GdcServer, session: requests.Session) -> None:
     hit = server.offer_slide("TCGA-BH-A001-01Z-00-DX1", b"pixels")
     file = client.GdcFile(hit["file_id"], hit["file_name"], hit["file_size"], hit["md5sum"])
     server.rename(hit["file_id"], "new-id")
-    assert client.find_again(client.new_session(), file).file_id == "new-id"
+    assert client.find_again(session, file).file_id == "new-id"
     server.hits["new-id"]["md5sum"] = "0" * 32
     with pytest.raises(GdcError, match=r"now has md5 0000.*gdc/snapshot\.json\.gz"):
-        client.find_again(client.new_session(), file)
+        client.find_again(session, file)
     del server.hits["new-id"]
     with pytest.raises(GdcError, match="no longer offered"):
-        client.find_again(client.new_session(), file)
+        client.find_again(session, file)

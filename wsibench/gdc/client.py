@@ -89,12 +89,13 @@ def send(session: requests.Session, method: str, path: str, **options: Any) -> r
         response = session.request(method, url, timeout=TIMEOUT_S, **options)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise Transient(f"{url}: {error}") from None
-    if response.status_code == 429 or response.status_code >= 500:
-        wait = response.headers.get("Retry-After", "")
-        raise Transient(f"{url} answered {response.status_code}", float(wait) if wait.isdecimal() else 0.0)
-    if response.status_code >= 400:
+    if response.status_code < 400:
+        return response
+    with response:
+        if response.status_code == 429 or response.status_code >= 500:
+            wait = response.headers.get("Retry-After", "")
+            raise Transient(f"{url} answered {response.status_code}", float(wait) if wait.isdecimal() else 0.0)
         raise Refused(response.status_code, f"{url} answered {response.status_code}: {_message(response)}")
-    return response
 
 
 class Refused(GdcError):

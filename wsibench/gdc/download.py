@@ -138,18 +138,17 @@ def fetch(file: GdcFile, folder: Path, *, already: Path | None = None, watch: Wa
     started = time.time()
     part = part_path(file, folder)
     # Unbuffered: after a failed write nothing is left that closing the file would try to write again.
-    with open(part, "ab", buffering=0) as sink:
+    with open(part, "ab", buffering=0) as sink, client.new_session() as session:
         _lock(sink, file)
-        sha256 = _fill(sink, file, watch)
+        sha256 = _fill(session, sink, file, watch)
         part.replace(wanted.path)
     sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": client.api()})
     watch.finished()
     return wanted.path
 
 
-def _fill(sink: io.FileIO, file: GdcFile, watch: Watch) -> str:
+def _fill(session: requests.Session, sink: io.FileIO, file: GdcFile, watch: Watch) -> str:
     """Fetch until the file is whole and has the right md5; its sha256."""
-    session = client.new_session()
     current = file
     for _ in range(2):  # a wrong md5 is given a second chance, from the first byte
         try:
@@ -180,7 +179,7 @@ def _fetch_batch(batch: Sequence[GdcFile], folder: Path, watch: Watch) -> None:
     def missing() -> list[GdcFile]:
         return [file for file in batch if artefact(file, folder).due()]
 
-    def attempt() -> None:
+    def attempt(session: requests.Session) -> None:
         watch.check()
         if len(left := missing()) > 1:  # asked for one id, the GDC sends the file and no archive
             body = {"ids": [file.file_id for file in left]}
@@ -189,9 +188,9 @@ def _fetch_batch(batch: Sequence[GdcFile], folder: Path, watch: Watch) -> None:
         if len(left := missing()) > 1:
             raise Transient(f"{len(left)} of {len(batch)} files missing or wrong, such as {left[0].name}")
 
-    session = client.new_session()
     try:
-        client.retrying(attempt, progressed=lambda: -len(missing()), sleep=watch.stop.wait)
+        with client.new_session() as session:
+            client.retrying(lambda: attempt(session), progressed=lambda: -len(missing()), sleep=watch.stop.wait)
     except Refused as error:
         if error.status not in (403, 404):
             raise  # else one of the ids is refused: ask one by one

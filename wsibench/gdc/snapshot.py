@@ -42,12 +42,12 @@ def ask(project: str) -> dict[str, Any]:
     GdcError
         When the GDC cannot be reached, refuses, or has no such files.
     """
-    session = client.new_session()
-    status = client.status(session)
-    found = {
-        kind: client.files(session, {"cases.project.project_id": project} | wanted)
-        for kind, wanted in (("slides", SLIDES), ("rna", RNA))
-    }
+    with client.new_session() as session:
+        status = client.status(session)
+        found = {
+            kind: client.files(session, {"cases.project.project_id": project} | wanted)
+            for kind, wanted in (("slides", SLIDES), ("rna", RNA))
+        }
     for kind, hits in found.items():
         if not hits:
             raise GdcError(
