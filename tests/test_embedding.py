@@ -12,10 +12,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from wsibench import cohort, embedding, tiling
+from wsibench import assembly, cohort, embedding, tiling
 from wsibench.encoders import encoder, models
 from wsibench.encoders.registry import ENCODERS
-from wsibench.errors import TooManyFailures, WeightsError
+from wsibench.errors import StudyError, TooManyFailures, WeightsError
 from wsibench.features import read_features, write_features
 from wsibench.slides import open_slide
 from wsibench.study import Embedding, Study
@@ -202,3 +202,28 @@ def test_stain_normalisation_is_an_arm_of_its_own(study):
     normalised = reload(study.root, encoders=["colour"], embedding={"stain": "reinhard"})
     assert set(embedding.embed_slides(normalised).slide_id) == {"a", "b"}
     assert not np.array_equal(read_features(study.features_h5("colour", "a"))[0], plain)
+
+
+def test_features_from_elsewhere_need_no_slides(data_root, tmp_path):
+    folder = data_root / "theirs"
+    folder.mkdir()
+    (folder / "patients.csv").write_text("patient_id,site,slide_ids\nP1,A,s1;s2\nP2,B,s3\n")
+    (folder / "expression.csv").write_text("patient_id,G1,G2\nP1,1,2\nP2,3,5\n")
+    for value, name in enumerate(["s1", "s2", "s3"]):
+        write_features(tmp_path / f"{name}.h5", np.full((value + 1, 4), value), np.zeros((value + 1, 2)))
+    content = {
+        "title": "theirs",
+        "cohort": {"source": "local", "patients": "patients.csv", "expression": "expression.csv"},
+        "features": {"uni-like": {"folder": str(tmp_path)}},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    study = Study.load("theirs")
+    cohort.build(study)
+    assert "nothing to tile" in tiling.not_applicable(study)
+    assert embedding.embed_slides(study).n_tiles.tolist() == [1, 2, 3]
+    benchmark = assembly.assemble(study)
+    assert benchmark.obsm["uni-like"][:, 0].tolist() == pytest.approx([2 / 3, 2])
+
+    with_slides = study.model_copy(update={"encoders": ["colour", "uni-like"]})
+    with pytest.raises(StudyError, match="colour needs slides"):
+        embedding.expected(with_slides)

@@ -22,10 +22,10 @@ from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
 from wsibench.encoders import tile_encoders, weights
 from wsibench.encoders.registry import Encoder
-from wsibench.errors import SlideError, WeightsError
+from wsibench.errors import SlideError, StudyError, WeightsError
 from wsibench.foreign import foreign_file, foreign_identity
 from wsibench.onepass import Due, Ready, Task, make_features
-from wsibench.study import Study
+from wsibench.study import LocalCohort, Study
 
 FORMAT = 1
 STAGE = "embedding"
@@ -33,9 +33,13 @@ STAGE = "embedding"
 
 def not_applicable(study: Study) -> str | None:
     """Why the study has no tiles to embed, or None."""
-    if getattr(study.cohort, "patients", None) is not None and study.cohort.source == "local":
+    if _without_slides(study) and not study.folders:
         return "The cohort is a table of patients without slides: there are no tiles to embed."
     return None if tile_encoders(study) else "The study names no encoder of tiles."
+
+
+def _without_slides(study: Study) -> bool:
+    return isinstance(study.cohort, LocalCohort) and study.cohort.slides is None
 
 
 def wanted_mpp(study: Study) -> float:
@@ -114,15 +118,20 @@ def _tasks(study: Study, ready: list[Ready]) -> Iterator[Task]:
     mpp = wanted_mpp(study)
     # Streamed slides are tiled in the same pass: their tiles' keys are known, the tiles not yet there.
     streamed = tiling.keys(study) if study.streamed else {}
+    embedded = [each for each in ready if each.encoder.loader != "import"]
+    if embedded and _without_slides(study):
+        raise StudyError(
+            f"{embedded[0].encoder.name} needs slides, and the cohort is a table of patients without any.",
+            "Give `slides` in `cohort`, or a folder of its features.",
+        )
     for row in read_cohort(study).itertuples():
         path = Path(row.path)
-        embedded = [each for each in ready if each.encoder.loader != "import"]
         if embedded and row.slide_id not in absent | untiled:
             tiles_key = streamed.get(row.slide_id) or key_at(study.tiles_parquet(row.slide_id))
             due = tuple(_embedded(study, row.slide_id, each, tiles_key, mpp) for each in embedded)
             yield Task(study, row.slide_id, path, mpp, due)
         for each in ready:
-            if each.encoder.loader == "import":
+            if each.encoder.loader == "import" and row.slide_id:
                 yield Task(study, row.slide_id, path, mpp, (_imported(study, row.slide_id, each),))
 
 
