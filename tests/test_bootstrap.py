@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata
+from scipy.stats import rankdata, spearmanr
 
 from wsibench import bootstrap, scores
 
@@ -52,6 +52,31 @@ def test_weighted_correlation_of_ranks_is_that_of_repeated_patients(cohort):
         assert found[draw] == pytest.approx(np.tanh(z).mean(), abs=1e-5)
 
 
+def test_reranked_samples_are_resampled_rows_given_to_scipy(cohort):
+    measured, predicted, fold = cohort
+    weights = bootstrap.sample_weights(fold, draws=70, seed=1)
+    found = bootstrap.sampled_means(measured, [predicted, -predicted], fold, weights, method="reranked")
+    for draw in (0, 1, 63, 64, 69):
+        z = 0
+        for label in range(5):
+            members = np.flatnonzero(fold == label).repeat(weights[draw, fold == label].astype(int))
+            rho = [spearmanr(measured[members, g], predicted[members, g]).statistic for g in range(30)]
+            z = z + np.arctanh(rho) / 5
+        assert found[0, 0, draw] == pytest.approx(np.tanh(z).mean(), abs=1e-5)
+        assert found[1, 0, draw] == pytest.approx(-np.tanh(z).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fixed", "reranked"])
+def test_samples_of_sites_that_leave_a_fold_empty_are_survived(cohort, method):
+    measured, predicted, fold = cohort
+    sites = np.arange(120) // 12 * 5 + fold  # two or three patients each, none in two folds
+    weights = bootstrap.sample_weights(fold, draws=100, seed=1, sites=np.where(fold == 0, "a", sites.astype(str)))
+    assert (weights[:, fold == 0].sum(axis=1) == 0).any()
+    found = bootstrap.sampled_means(measured, [predicted], fold, weights, method=method)
+    assert np.isfinite(found).all()
+    assert abs(found.mean() - scores.fold_spearman(measured, predicted, fold).mean().mean()) < 0.06
+
+
 def test_gene_sets_are_averaged_apart(cohort):
     measured, predicted, fold = cohort
     weights = bootstrap.sample_weights(fold, draws=4, seed=1)
@@ -71,7 +96,8 @@ def test_batches_of_genes_change_nothing(cohort, monkeypatch):
     np.testing.assert_allclose(bootstrap.sampled_means(measured, [predicted], fold, weights), whole, rtol=1e-6)
 
 
-def test_bootstrap_survives_folds_without_variation():
+@pytest.mark.parametrize("method", ["fixed", "reranked"])
+def test_bootstrap_survives_folds_without_variation(method):
     rng = np.random.default_rng(0)
     fold = np.repeat([0, 1], [4, 30])
     measured = rng.normal(size=(34, 2)).astype(np.float32)
@@ -79,7 +105,7 @@ def test_bootstrap_survives_folds_without_variation():
     predicted = np.zeros_like(measured)
     predicted[:, 1] = measured[:, 1]
     weights = bootstrap.sample_weights(fold, draws=100, seed=0)
-    found = bootstrap.sampled_means(measured, [predicted], fold, weights, np.eye(2, dtype=bool))[0]
+    found = bootstrap.sampled_means(measured, [predicted], fold, weights, np.eye(2, dtype=bool), method=method)[0]
     assert (found[0] == 0).all()
     assert (found[1] > 0.99).all()
 

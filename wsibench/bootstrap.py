@@ -4,6 +4,7 @@ Pure functions of arrays.  The fitted models are taken as given: what is sampled
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numba import njit
@@ -66,18 +67,22 @@ def _add_fold(total, sy, syy, sx, sxx, sxy, z_sum, w_sum):  # pragma: no cover -
             w_sum[b, g] += n - 3
 
 
+Method = Literal["fixed", "reranked"]
+"""Whether a sample weights the ranks of the whole fold, or is ranked anew."""
+
+
 def sampled_means(
     measured: np.ndarray,
     predicted: Sequence[np.ndarray],
     fold: np.ndarray,
     weights: np.ndarray,
     sets: np.ndarray | None = None,
+    *,
+    method: Method = "fixed",
 ) -> np.ndarray:
     """Mean ρ over genes in every bootstrap sample, the same samples for all predictions.
 
-    Ranks are those of the whole fold, and a sample weights them: the correlation of a sample is the
-    weighted Pearson correlation of fixed ranks, one matrix product for all samples and genes.  A fold
-    in which a gene's sample does not vary has no weight for that gene in that sample.
+    A fold in which a gene's sample does not vary has no weight for that gene in that sample.
 
     Parameters
     ----------
@@ -91,6 +96,10 @@ def sampled_means(
         (draws, patients), of `sample_weights`.
     sets
         Boolean (sets, genes): the genes to average over; all of them, as one set, unless given.
+    method
+        ``fixed``: the weighted Pearson correlation of the ranks that patients have in the whole fold,
+        one matrix product for all samples and genes.  ``reranked``: Spearman's ρ of each sample as it
+        is, a patient drawn twice tying with themselves; the same to a user who resamples rows.
 
     Returns
     -------
@@ -99,12 +108,13 @@ def sampled_means(
     """
     genes, draws = measured.shape[1], len(weights)
     sets = np.ones((1, genes), bool) if sets is None else sets
+    sampled = {"fixed": _sampled_rho, "reranked": _reranked_rho}[method]
     total = np.zeros((len(predicted), len(sets), draws))
     counted = np.zeros_like(total)
     for start in range(0, genes, GENE_BATCH):
         batch = slice(start, start + GENE_BATCH)
         member = sets[:, batch].astype(np.float64)
-        for row, rho in enumerate(_sampled_rho(measured[:, batch], [p[:, batch] for p in predicted], fold, weights)):
+        for row, rho in enumerate(sampled(measured[:, batch], [p[:, batch] for p in predicted], fold, weights)):
             defined = np.isfinite(rho)
             total[row] += member @ np.where(defined, rho, 0).T
             counted[row] += member @ defined.T.astype(np.float64)
@@ -129,6 +139,92 @@ def _sampled_rho(
             _add_fold(w.sum(axis=1, dtype=np.float64), sy, syy, w @ x, w @ (x * x), w @ (x * y), z[row], weight[row])
     with np.errstate(invalid="ignore"):
         return [np.tanh(a / b) for a, b in zip(z, weight, strict=True)]
+
+
+LANES = 64
+"""Samples that are walked together: as many float32 as a few vector registers hold."""
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _walk(order, first, weights, n, ranks):  # pragma: no cover - compiled
+    """Midranks of every patient in `LANES` samples, less their mean, by one walk through the sorted patients."""
+    below = np.zeros(LANES, np.float32)
+    tied = np.empty(LANES, np.float32)
+    start, patients = 0, len(order)
+    while start < patients:
+        stop = start + 1
+        tied[:] = weights[order[start]]
+        while stop < patients and not first[stop]:
+            tied += weights[order[stop]]
+            stop += 1
+        for position in range(start, stop):
+            row = ranks[order[position]]
+            for lane in range(LANES):
+                row[lane] = below[lane] + 0.5 * tied[lane] - 0.5 * n[lane]
+        below += tied
+        start = stop
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _add_reranked(y_order, y_first, x_order, x_first, weights, n, z_sum, w_sum):  # pragma: no cover - compiled
+    """Add one fold's Spearman correlation of re-ranked samples to the running Fisher-z sums.
+
+    Orders and firsts are (genes, patients) and, of predictions, (predictions, genes, patients); `weights`
+    (blocks, patients, LANES), `n` (blocks, LANES); sums (predictions, blocks, LANES, genes).
+    """
+    blocks, patients, _ = weights.shape
+    y, x = np.empty((patients, LANES), np.float32), np.empty((patients, LANES), np.float32)
+    for block in range(blocks):
+        w, total = weights[block], n[block]
+        for gene in range(len(y_order)):
+            _walk(y_order[gene], y_first[gene], w, total, y)
+            yy = np.zeros(LANES, np.float32)
+            for i in range(patients):
+                for lane in range(LANES):
+                    yy[lane] += w[i, lane] * y[i, lane] * y[i, lane]
+            for row in range(len(x_order)):
+                _walk(x_order[row, gene], x_first[row, gene], w, total, x)
+                xx, xy = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+                for i in range(patients):
+                    for lane in range(LANES):
+                        xx[lane] += w[i, lane] * x[i, lane] * x[i, lane]
+                        xy[lane] += w[i, lane] * x[i, lane] * y[i, lane]
+                for lane in range(LANES):
+                    weight = total[lane] - 3
+                    if weight <= 0 or yy[lane] < 0.1:
+                        continue
+                    w_sum[row, block, lane, gene] += weight
+                    if xx[lane] >= 0.1:
+                        rho = xy[lane] / np.sqrt(xx[lane] * yy[lane])
+                        z_sum[row, block, lane, gene] += weight * np.arctanh(min(max(rho, -0.999), 0.999))
+
+
+def _sorted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of patients by every gene, and which of them start a new value: (genes, patients) both."""
+    values = np.ascontiguousarray(values.T)
+    order = np.argsort(values, axis=1).astype(np.int32)
+    ranked = np.take_along_axis(values, order, axis=1)
+    return order, np.diff(ranked, axis=1, prepend=np.nan) != 0
+
+
+def _reranked_rho(
+    measured: np.ndarray, predicted: Sequence[np.ndarray], fold: np.ndarray, weights: np.ndarray
+) -> list[np.ndarray]:
+    """As `_sampled_rho`, with every sample ranked anew."""
+    draws, genes = len(weights), measured.shape[1]
+    blocks = -(-draws // LANES)
+    padded = np.zeros((blocks * LANES, weights.shape[1]), np.float32)
+    padded[:draws] = weights
+    z, weight = (np.zeros((len(predicted), blocks, LANES, genes)) for _ in range(2))
+    for label in np.unique(fold):
+        members = np.flatnonzero(fold == label)
+        w = np.ascontiguousarray(padded[:, members].reshape(blocks, LANES, -1).transpose(0, 2, 1))
+        x = [_sorted(prediction[members]) for prediction in predicted]
+        orders, firsts = (np.stack(part) for part in zip(*x, strict=True))
+        _add_reranked(*_sorted(measured[members]), orders, firsts, w, w.sum(axis=1), z, weight)
+    with np.errstate(invalid="ignore"):
+        rho = np.tanh(z / weight).reshape(len(predicted), blocks * LANES, genes)
+    return list(rho[:, :draws])
 
 
 def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
