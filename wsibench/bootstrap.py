@@ -146,22 +146,35 @@ LANES = 64
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _walk(order, first, weights, n, ranks):  # pragma: no cover - compiled
-    """Midranks of every patient in `LANES` samples, less their mean, by one walk through the sorted patients."""
-    below = np.zeros(LANES, np.float32)
-    tied = np.empty(LANES, np.float32)
+def _walk(order, first, weights, n, ranks, other, squares, products):  # pragma: no cover - compiled
+    """Rank every patient in `LANES` samples by one walk through the sorted patients.
+
+    Writes midranks, less their mean, to `ranks`, and the samples' sums of their squares, and of their
+    products with the ranks `other`, to the last two.
+    """
+    below, tied = np.zeros(LANES, np.float32), np.empty(LANES, np.float32)
+    squares[:], products[:] = 0, 0
     start, patients = 0, len(order)
     while start < patients:
         stop = start + 1
-        tied[:] = weights[order[start]]
+        w = weights[order[start]]
+        for lane in range(LANES):
+            tied[lane] = w[lane]
         while stop < patients and not first[stop]:
-            tied += weights[order[stop]]
+            w = weights[order[stop]]
+            for lane in range(LANES):
+                tied[lane] += w[lane]
             stop += 1
         for position in range(start, stop):
-            row = ranks[order[position]]
+            patient = order[position]
+            w, row, beside = weights[patient], ranks[patient], other[patient]
             for lane in range(LANES):
-                row[lane] = below[lane] + 0.5 * tied[lane] - 0.5 * n[lane]
-        below += tied
+                rank = below[lane] + np.float32(0.5) * (tied[lane] - n[lane])
+                row[lane] = rank
+                squares[lane] += w[lane] * rank * rank
+                products[lane] += w[lane] * rank * beside[lane]
+        for lane in range(LANES):
+            below[lane] += tied[lane]
         start = stop
 
 
@@ -170,33 +183,25 @@ def _add_reranked(y_order, y_first, x_order, x_first, weights, n, z_sum, w_sum):
     """Add one fold's Spearman correlation of re-ranked samples to the running Fisher-z sums.
 
     Orders and firsts are (genes, patients) and, of predictions, (predictions, genes, patients); `weights`
-    (blocks, patients, LANES), `n` (blocks, LANES); sums (predictions, blocks, LANES, genes).
+    (blocks, patients, LANES), `n` (blocks, LANES); sums (predictions, blocks, genes, LANES).
     """
     blocks, patients, _ = weights.shape
-    y, x = np.empty((patients, LANES), np.float32), np.empty((patients, LANES), np.float32)
+    y, x = np.zeros((patients, LANES), np.float32), np.zeros((patients, LANES), np.float32)
+    yy, xx, xy = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for block in range(blocks):
         w, total = weights[block], n[block]
         for gene in range(len(y_order)):
-            _walk(y_order[gene], y_first[gene], w, total, y)
-            yy = np.zeros(LANES, np.float32)
-            for i in range(patients):
-                for lane in range(LANES):
-                    yy[lane] += w[i, lane] * y[i, lane] * y[i, lane]
+            _walk(y_order[gene], y_first[gene], w, total, y, x, yy, xy)
             for row in range(len(x_order)):
-                _walk(x_order[row, gene], x_first[row, gene], w, total, x)
-                xx, xy = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-                for i in range(patients):
-                    for lane in range(LANES):
-                        xx[lane] += w[i, lane] * x[i, lane] * x[i, lane]
-                        xy[lane] += w[i, lane] * x[i, lane] * y[i, lane]
+                _walk(x_order[row, gene], x_first[row, gene], w, total, x, y, xx, xy)
                 for lane in range(LANES):
                     weight = total[lane] - 3
                     if weight <= 0 or yy[lane] < 0.1:
                         continue
-                    w_sum[row, block, lane, gene] += weight
+                    w_sum[row, block, gene, lane] += weight
                     if xx[lane] >= 0.1:
                         rho = xy[lane] / np.sqrt(xx[lane] * yy[lane])
-                        z_sum[row, block, lane, gene] += weight * np.arctanh(min(max(rho, -0.999), 0.999))
+                        z_sum[row, block, gene, lane] += weight * np.arctanh(min(max(rho, -0.999), 0.999))
 
 
 def _sorted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +220,7 @@ def _reranked_rho(
     blocks = -(-draws // LANES)
     padded = np.zeros((blocks * LANES, weights.shape[1]), np.float32)
     padded[:draws] = weights
-    z, weight = (np.zeros((len(predicted), blocks, LANES, genes)) for _ in range(2))
+    z, weight = (np.zeros((len(predicted), blocks, genes, LANES)) for _ in range(2))
     for label in np.unique(fold):
         members = np.flatnonzero(fold == label)
         w = np.ascontiguousarray(padded[:, members].reshape(blocks, LANES, -1).transpose(0, 2, 1))
@@ -223,7 +228,7 @@ def _reranked_rho(
         orders, firsts = (np.stack(part) for part in zip(*x, strict=True))
         _add_reranked(*_sorted(measured[members]), orders, firsts, w, w.sum(axis=1), z, weight)
     with np.errstate(invalid="ignore"):
-        rho = np.tanh(z / weight).reshape(len(predicted), blocks * LANES, genes)
+        rho = np.tanh(z / weight).transpose(0, 1, 3, 2).reshape(len(predicted), blocks * LANES, genes)
     return list(rho[:, :draws])
 
 
