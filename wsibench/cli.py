@@ -129,3 +129,7 @@ def _doctor(asked: argparse.Namespace) -> int:
     lines = check(Study.load(asked.study) if asked.study else None)
     print("\n".join(str(line) for line in lines))
     return 0 if all(line.good for line in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
