@@ -266,7 +266,7 @@ def _fit_job(job: Job) -> None:
         adata = anndata.AnnData(found.predicted, obs=obs, var=var, uns={"wsibench": uns})
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
     for artefact in attention:
-        table = bag_index(job.study, patients.ids).assign(attention=np.concatenate(found.attention))
+        table = bag_index(job.study, patients.ids, job.encoder).assign(attention=np.concatenate(found.attention))
         with writing(artefact) as path:
             table.to_parquet(path, index=False)
 
