@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsibench.run import STAGES, status
+from wsibench.run import STAGES, status, statuses
 from wsibench.study import CHECKOUT, Study
 
 MINI = """\
@@ -84,7 +84,7 @@ def changed(mini, tmp_path, monkeypatch):
 
 
 def due(study: Study) -> list[str]:
-    return [stage.name for stage in STAGES if status(study, stage).state == "due"]
+    return [one.stage.name for one in statuses(study) if one.state == "due"]
 
 
 def test_a_run_leaves_what_it_promises(mini, study):

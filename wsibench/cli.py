@@ -5,7 +5,7 @@ import os
 import sys
 
 from wsibench.errors import WsibenchError
-from wsibench.run import STAGES, leaderboard_text, run, say_line, status
+from wsibench.run import STAGES, leaderboard_text, run, say_line, statuses
 from wsibench.study import Study, studies
 
 
@@ -91,8 +91,8 @@ def _summary(study: Study) -> None:
 def _status(asked: argparse.Namespace) -> int:
     study = Study.load(asked.study)
     print(f"{study.title} (study {study.name}, key {study.key})")
-    for stage in STAGES:
-        print(status(study, stage))
+    for one in statuses(study):
+        print(one)
     return 0
 
 

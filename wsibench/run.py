@@ -95,6 +95,18 @@ def status(study: Study, stage: Stage) -> Status:
     return Status(stage, "done", f"all {len(expected) - len(failed)} files carry the study's keys{failures}")
 
 
+def statuses(study: Study) -> list[Status]:
+    """Where all stages stand; one that rests on a stage that is due is due with it."""
+    found: list[Status] = []
+    for stage in STAGES:
+        one = status(study, stage)
+        waits_for = next((before.stage.name for before in found if before.state == "due"), None)
+        if waits_for and one.state == "done":
+            one = Status(stage, "due", f"once {waits_for} has run")
+        found.append(one)
+    return found
+
+
 def run(study: Study, *, first: str = "", last: str = "~", force: bool = False, say: Say = print) -> None:
     """Run the stages of a study that are due.
 
@@ -215,9 +227,9 @@ class _Indented:
 
 def leaderboard_text(study: Study) -> str:
     """The leaderboard as a table for a terminal, the primary scheme first."""
-    import pandas as pd
+    from wsibench.ranking import read
 
-    board = pd.read_csv(study.leaderboard_csv)
+    board = read(study, "leaderboard")
     columns = ["rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "tcga"]
     text = board[columns].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3g}")
     return f"{text}\n{board['n_patients'].max()} patients, {board['n_genes'].max()} genes, study key {study.key}"
