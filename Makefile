@@ -28,7 +28,7 @@ demo: $(SETUP) ## run the study `demo`: seven notebooks, figures, report, leader
 	@$(BIN)/wsibench run demo
 
 test: $(SETUP) ## the fast tests, the notebooks among them
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(SETUP) ## everything that takes minutes: other seeds, full-size models, browser
 	@$(BIN)/python -m pytest -m 'slow or browser'
