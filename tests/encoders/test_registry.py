@@ -47,6 +47,11 @@ def test_tile_encoders_are_the_studys_then_its_controls_without_the_patient_leve
     assert [record.name for record in encoders.tile_encoders(made)] == ["texture", "colour", "random-vit"]
 
 
+def test_weights_for_an_unknown_encoder_are_refused(study):
+    with pytest.raises(StudyError, match="no encoder 'unii'"):
+        encoders.tile_encoders(study(encoders=["colour"], weights={"unii": "folder"}))
+
+
 def test_exposure_comes_from_the_record_or_the_feature_table(study):
     made = study(encoders=["phikon"], features={"own": {"table": "x.csv", "tcga": "yes"}})
     assert encoders.tcga(made, "phikon") == "yes"

@@ -54,6 +54,8 @@ def _imported(name: str, folder: FeatureFolder) -> Encoder:
 
 def tile_encoders(study: Study) -> list[Encoder]:
     """Encoders that tiles are embedded with: the study's, then its controls that look at tiles."""
+    for name in study.weights:
+        encoder(name, study)  # a misspelt one would quietly leave its folder unused
     names = dict.fromkeys(study.encoders + study.controls)
     return [encoder(name, study) for name in names if name not in PATIENT_LEVEL]
 
