@@ -63,4 +63,4 @@ def test_pictures_carry_their_alternative_text(monkeypatch):
     figure.alt = 'rho of "UNI" & others'
     notebook.show(figure)
     assert 'alt="rho of &quot;UNI&quot; &amp; others"' in shown[0].data
-    assert 'width="240"' in shown[0].data
+    assert 'width="220"' in shown[0].data

@@ -1,7 +1,6 @@
 """What every notebook does first and last: open its study, stop where it does not apply, show pictures."""
 
 import ast
-import base64
 import html
 import io
 from collections.abc import Callable
@@ -16,9 +15,6 @@ from wsibench.study import Study
 
 PAPERMILL_CELL = "# Parameters"
 """First line of the cell that papermill injects; our own parameters cells begin with ``# parameters``."""
-
-SCREEN_DPI = 120
-"""Figures are sized for print; on a page they are shown a little larger, at twice this resolution."""
 
 
 def begin(study: str | Study) -> Study:
@@ -61,12 +57,12 @@ def show(figure: Any) -> None:
     figure
         A matplotlib figure made by `wsibench.figures`, which carries its text as ``figure.alt``.
     """
+    from wsibench.figures.stage import SCREEN_DPI, inline
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * SCREEN_DPI)
-    image = base64.b64encode(buffer.getvalue()).decode()
-    width_px = round(figure.get_figwidth() * SCREEN_DPI)
-    alt = html.escape(figure.alt, quote=True)
-    page = f'<figure><img alt="{alt}" width="{width_px}" src="data:image/png;base64,{image}"></figure>'
+    source, width_px = inline(buffer.getvalue(), dpi=2 * SCREEN_DPI)
+    page = f'<figure><img alt="{html.escape(figure.alt, quote=True)}" width="{width_px}" src="{source}"></figure>'
     display(HTML(page))
 
 

@@ -193,7 +193,7 @@ def _row(row: pd.Series) -> dict[str, str]:
 def _figures(study: Study) -> list[dict[str, Any]]:
     found = []
     for plate in _drawn(study):
-        source, width_px = inline(_png(study, plate))
+        source, width_px = inline(_png(study, plate).read_bytes())
         alt = read_meta(_png(study, plate))["facts"]["alt"]
         texts = {"name": plate.name, "title": plate.title, "caption": plate.caption, "alt": alt}
         found.append({**texts, "source": source, "width_px": width_px})

@@ -69,23 +69,23 @@ def saved(study: Study) -> list[Any]:
     for plate in applying(study):
         png = study.figures / f"{plate.name}.png"
         alt = html.escape(read_meta(png)["facts"]["alt"], quote=True)
-        source, width_px = inline(png)
+        source, width_px = inline(png.read_bytes())
         caption = f"<b>{html.escape(plate.title)}.</b> {html.escape(plate.caption)}"
         image = f'<img alt="{alt}" width="{width_px}" src="{source}">'
         pages.append(HTML(f"<figure>{image}<figcaption>{caption}</figcaption></figure>"))
     return pages
 
 
-def inline(png: Path) -> tuple[str, int]:
-    """A saved figure for a page: its data URI, and its width on a screen (px).
+def inline(png: bytes, *, dpi: int = PRINT_DPI) -> tuple[str, int]:
+    """A picture for a page: its data URI, and its width on a screen (px).
 
     Pictures of tissue become JPEG, which is five times smaller.
     """
     from PIL import Image
 
-    data, kind = png.read_bytes(), "png"
-    with Image.open(png) as picture:
-        width_px = round(picture.width * SCREEN_DPI / PRINT_DPI)
+    data, kind = png, "png"
+    with Image.open(io.BytesIO(png)) as picture:
+        width_px = round(picture.width * SCREEN_DPI / dpi)
         if len(data) > MOST_PNG_BYTES:
             buffer = io.BytesIO()
             picture.convert("RGB").save(buffer, "JPEG", quality=85)
