@@ -17,8 +17,9 @@ from wsibench.encoders import encoder, models
 from wsibench.encoders.registry import ENCODERS
 from wsibench.errors import StudyError, TooManyFailures, WeightsError
 from wsibench.features import read_features, write_features
+from wsibench.sections import Embedding
 from wsibench.slides import open_slide
-from wsibench.study import Embedding, Study
+from wsibench.study import Study
 
 MPP = 0.5
 

@@ -7,7 +7,7 @@ import torch
 
 from wsibench.errors import SlideError
 from wsibench.foreign import foreign_file, foreign_identity, read_foreign
-from wsibench.study import FeatureFolder
+from wsibench.sections import FeatureFolder
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 COORDS = np.array([[0, 0], [512, 0], [0, 512], [512, 512]])

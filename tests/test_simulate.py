@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from wsibench.artefacts import file_sha256
 from wsibench.errors import StudyError
 from wsibench.histology import Morphology, paint
+from wsibench.sections import SimulatedCohort
 from wsibench.simulate import (
     CEILINGS,
     LATENTS,
@@ -29,7 +30,7 @@ from wsibench.simulate import (
     simulate_patients,
     site_stain,
 )
-from wsibench.study import SimulatedCohort, Study
+from wsibench.study import Study
 from wsibench.svs import write_svs
 
 N_SLIDES = 11

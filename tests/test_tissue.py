@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from wsibench import tissue
 from wsibench.errors import SlideError
+from wsibench.sections import Tiles
 from wsibench.slides import open_slide
-from wsibench.study import Tiles
 
 GLASS, TISSUE = (243, 242, 245), (196, 120, 170)
 

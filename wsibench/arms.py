@@ -9,7 +9,8 @@ from wsibench import scores
 from wsibench.assembly import read_benchmark
 from wsibench.errors import CohortError
 from wsibench.regression import Job, jobs, read_predictions
-from wsibench.study import Scheme, Study
+from wsibench.sections import Scheme
+from wsibench.study import Study
 
 
 @dataclass(frozen=True)

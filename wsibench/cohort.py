@@ -26,7 +26,8 @@ from wsibench.artefacts import (
 from wsibench.errors import CohortError, SlideError
 from wsibench.expression import Expression, gene_file, read_expression_table
 from wsibench.roster import ROSTER_COLUMNS, Source, read_roster, source_of
-from wsibench.study import GdcCohort, SimulatedCohort, Study
+from wsibench.sections import GdcCohort, SimulatedCohort
+from wsibench.study import Study
 from wsibench.tables import some
 
 if TYPE_CHECKING:

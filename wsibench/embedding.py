@@ -25,7 +25,8 @@ from wsibench.encoders.registry import Encoder
 from wsibench.errors import SlideError, StudyError, WeightsError
 from wsibench.foreign import foreign_file, foreign_identity
 from wsibench.onepass import Due, Ready, Task, make_features
-from wsibench.study import LocalCohort, Study
+from wsibench.sections import LocalCohort
+from wsibench.study import Study
 
 FORMAT = 1
 STAGE = "embedding"

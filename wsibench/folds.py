@@ -8,7 +8,8 @@ import pandas as pd
 from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
 from wsibench.assembly import not_applicable, read_benchmark
 from wsibench.errors import CohortError
-from wsibench.study import Scheme, Study
+from wsibench.sections import Scheme
+from wsibench.study import Study
 
 __all__ = ["balance", "divide", "expected", "inner_groups", "make_folds", "not_applicable", "read_folds"]
 

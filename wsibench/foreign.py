@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from wsibench.artefacts import digest, slide_identity
 from wsibench.errors import SlideError
-from wsibench.study import FeatureFolder
+from wsibench.sections import FeatureFolder
 
 PLACES = {
     "trident": ("{}.h5",),

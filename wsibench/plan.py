@@ -10,7 +10,8 @@ from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
 from wsibench.gdc import acquisition, download, snapshot
 from wsibench.gdc.client import GdcFile
-from wsibench.study import GdcCohort, Study
+from wsibench.sections import GdcCohort
+from wsibench.study import Study
 
 MB_PER_S = 50.0
 """Bandwidth to reckon with unless another is given."""

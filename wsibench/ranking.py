@@ -15,7 +15,8 @@ from wsibench.encoders import tcga
 from wsibench.errors import CohortError, NotReady
 from wsibench.regression import Job, jobs
 from wsibench.regression import expected as predictions_expected
-from wsibench.study import Scheme, Study
+from wsibench.sections import Scheme
+from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 

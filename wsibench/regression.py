@@ -18,7 +18,8 @@ from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
 from wsibench.probes import offer
 from wsibench.probes.base import Attends, Patients, Probe
-from wsibench.study import Scheme, Study
+from wsibench.sections import Scheme
+from wsibench.study import Study
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from wsibench.errors import CohortError
-from wsibench.study import GdcCohort, SimulatedCohort, Study
+from wsibench.sections import GdcCohort, SimulatedCohort
+from wsibench.study import Study
 from wsibench.tables import read_rows, some
 
 SLIDES_COLUMNS = ("slide_id", "patient_id", "path", "site", "subtype", "mpp")

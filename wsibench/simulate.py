@@ -16,7 +16,8 @@ import pandas as pd
 from wsibench import compute
 from wsibench.artefacts import Artefact, make_key, writing
 from wsibench.histology import Morphology, Stain, paint
-from wsibench.study import SimulatedCohort, Study
+from wsibench.sections import SimulatedCohort
+from wsibench.study import Study
 from wsibench.svs import write_svs
 
 if TYPE_CHECKING:

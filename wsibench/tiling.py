@@ -14,8 +14,9 @@ from wsibench.artefacts import Artefact, Failure, check_failures, digest, failur
 from wsibench.cohort import read_cohort
 from wsibench.compute import map_slides
 from wsibench.errors import NotReady
+from wsibench.sections import LocalCohort, Tiles
 from wsibench.slides import open_slide
-from wsibench.study import LocalCohort, Study, Tiles
+from wsibench.study import Study
 from wsibench.tissue import choose_tiles, find_tiles
 
 FORMAT = 2

@@ -9,8 +9,8 @@ from scipy.ndimage import map_coordinates
 
 from wsibench import quality
 from wsibench.errors import SlideError
+from wsibench.sections import Tiles
 from wsibench.slides import Slide, check_damage
-from wsibench.study import Tiles
 
 MASK_MPP = 8.0
 """µm/px of the thumbnail on which tissue is found: coarse enough to be fast, several pixels a tile."""

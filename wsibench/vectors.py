@@ -10,7 +10,8 @@ from wsibench.compute import progress
 from wsibench.errors import CohortError
 from wsibench.features import read_features
 from wsibench.roster import check_not_output
-from wsibench.study import SimulatedCohort, Study
+from wsibench.sections import SimulatedCohort
+from wsibench.study import Study
 from wsibench.tables import read_matrix, some
 
 

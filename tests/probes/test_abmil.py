@@ -9,7 +9,7 @@ from wsibench.probes.abmil import Abmil, GatedAttention, Projection, Tiles
 from wsibench.probes.base import Patients
 from wsibench.probes.ridge import Ridge
 from wsibench.scores import fold_spearman
-from wsibench.study import Abmil as Settings
+from wsibench.sections import Abmil as Settings
 
 SMALL = Settings(seeds=1, epochs=4, embed=16, attention=8)
 

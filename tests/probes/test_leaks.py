@@ -14,7 +14,7 @@ from wsibench.probes.abmil import Abmil
 from wsibench.probes.base import Patients
 from wsibench.probes.ridge import Ridge
 from wsibench.regression import out_of_fold
-from wsibench.study import Abmil as Settings
+from wsibench.sections import Abmil as Settings
 from wsibench.study import Study
 
 STUDY = Study.model_validate({"title": "T", "cohort": {"source": "simulate"}, "abmil": {"seeds": 1, "epochs": 3}})

@@ -18,7 +18,8 @@ from wsibench.encoders import weights
 from wsibench.encoders.own import own_encoder
 from wsibench.encoders.registry import ENCODERS, Encoder, Known
 from wsibench.errors import StudyError, WeightsError
-from wsibench.study import FeatureFolder, Study
+from wsibench.sections import FeatureFolder
+from wsibench.study import Study
 
 PATIENT_LEVEL = ("site", "oracle")
 """Controls that are one vector a patient, made at assembly: no tile is encoded for them."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wsibench.probes.base import Patients, Scaler, hold_out_groups
 from wsibench.scores import centred_midranks
-from wsibench.study import Abmil as AbmilSettings
+from wsibench.sections import Abmil as AbmilSettings
 
 HELD_OUT = 0.15
 """Share of the training patients that selects the epoch."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsibench.probes.abmil import Abmil, FittedAbmil
 from wsibench.probes.base import Patients
-from wsibench.study import Abmil as AbmilSettings
+from wsibench.sections import Abmil as AbmilSettings
 
 
 @dataclass(frozen=True)
