@@ -110,19 +110,44 @@ def test_bootstrap_survives_folds_without_variation(method):
     assert (found[1] > 0.99).all()
 
 
-def test_interval_covers_a_known_correlation_about_as_often_as_it_says():
-    """One gene, bivariate normal, ρ_S = .48: nominal 95 %, 200 cohorts, so ± 3 Monte-Carlo SE is ± .046."""
-    rng = np.random.default_rng(8)
-    truth = 6 / np.pi * np.arcsin(0.5 / 2)
-    fold = np.arange(150) % 5
+def coverage(n, sites=None, cohorts=150):
+    """Share of cohorts whose 95 % interval holds the truth: 20 genes that correlate by .3, ρ_S = .786, 5 folds."""
+    truth = 6 / np.pi * np.arcsin(0.8 / 2)
     covered = 0
-    for seed in range(200):
-        measured = rng.normal(size=(150, 1))
-        predicted = 0.5 * measured + np.sqrt(0.75) * rng.normal(size=(150, 1))
-        weights = bootstrap.sample_weights(fold, draws=400, seed=seed)
-        low, high = bootstrap.percentile_interval(bootstrap.sampled_means(measured, [predicted], fold, weights)[0, 0])
+    for seed in range(cohorts):
+        rng = np.random.default_rng(seed)
+        site = np.arange(n) % (sites or n)
+        fold = site % 5
+        y, e = (np.sqrt(0.3) * rng.normal(size=(n, 1)) + np.sqrt(0.7) * rng.normal(size=(n, 20)) for _ in range(2))
+        x = 0.8 * y + 0.6 * e
+        estimate = scores.fold_spearman(y, x, fold).mean().mean()
+        weights = bootstrap.sample_weights(fold, draws=300, seed=seed, sites=site if sites else None)
+        sampled = bootstrap.sampled_means(y, [x], fold, weights, method="reranked")[0, 0]
+        widening = bootstrap.widening_for_sites(fold, site) if sites else 1.0
+        draws = bootstrap.confidence_draws(estimate, sampled, widening=widening)
+        low, high = bootstrap.central_interval(draws)
         covered += low <= truth <= high
-    assert 0.90 <= covered / 200 <= 0.99
+    return covered / cohorts
+
+
+@pytest.mark.parametrize(("n", "sites"), [(100, None), (160, 20)])
+def test_interval_covers_a_known_correlation_about_as_often_as_it_says(n, sites):
+    """Nominal 95 %, 150 cohorts: ± 3 Monte-Carlo SE is ± .053."""
+    assert 0.89 <= coverage(n, sites) <= 1
+
+
+def test_confidence_is_reflected_at_the_estimate():
+    draws = bootstrap.confidence_draws(np.array([0.5]), np.array([[0.3, 0.4, 0.5]]))
+    np.testing.assert_allclose(draws, [[0.7, 0.6, 0.5]])
+    wide = bootstrap.confidence_draws(np.array([0.5]), np.array([[0.3, 0.4, 0.5]]), widening=2)
+    np.testing.assert_allclose(wide, [[0.8, 0.6, 0.4]])
+
+
+def test_few_sites_widen_and_many_do_not():
+    widening = [bootstrap.widening_for_sites(np.arange(k) % 5, np.arange(k)) for k in (6, 10, 40, 1000)]
+    assert widening == sorted(widening, reverse=True)
+    assert widening[-1] == pytest.approx(1, abs=0.01)
+    assert bootstrap.widening_for_sites(np.arange(5), np.arange(5)) > 10
 
 
 def test_rank_frequencies_share_ties():

@@ -232,8 +232,48 @@ def _reranked_rho(
     return list(rho[:, :draws])
 
 
-def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of finite `draws`."""
+def confidence_draws(estimate: np.ndarray, draws: np.ndarray, *, widening: float = 1.0) -> np.ndarray:
+    """Draws of where the truth lies, from samples of where the estimate lies: reflected at the estimate.
+
+    Spearman's ρ of few patients is too small, and that of a bootstrap sample, whose patients are fewer and
+    tie with themselves, is smaller again by about as much.  Reflection (the basic bootstrap [1]_) takes the
+    bias off where percentiles would count it twice.  With samples ranked anew it covered .93 to .97
+    where percentiles of fixed ranks covered .88 to .96, and percentiles of re-ranked samples .37 to .97.
+
+    Parameters
+    ----------
+    estimate
+        (…,).
+    draws
+        (…, draws).
+    widening
+        Factor on the spread of the draws; see `widening_for_sites`.
+
+    References
+    ----------
+    .. [1] Davison & Hinkley 1997, Bootstrap Methods and their Application, section 5.2.
+    """
+    estimate = np.asarray(estimate)[..., None]
+    with np.errstate(invalid="ignore"):
+        middle = np.nanmean(draws, axis=-1, keepdims=True)
+    return 2 * estimate - middle - widening * (draws - middle)
+
+
+def widening_for_sites(fold: np.ndarray, sites: np.ndarray) -> float:
+    """How much too narrow a bootstrap of k sites in F folds is: √(k / (k − F)) · t(k − F) / z, at 95 %.
+
+    Each fold is scored around its own mean, so that its sites' shares add to nothing and vary by one site
+    less than there are; and a spread that k − F sites tell is itself uncertain.  With as few sites as folds
+    one degree of freedom is assumed, and the interval is as wide as what is known.
+    """
+    from scipy.stats import norm, t
+
+    k, free = len(np.unique(sites)), max(1, len(np.unique(sites)) - len(np.unique(fold)))
+    return float(np.sqrt(k / free) * t.ppf(0.975, free) / norm.ppf(0.975))
+
+
+def central_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The central `level` of finite `draws`."""
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(draws, [tail, 100 - tail])
     return float(low), float(high)

@@ -20,7 +20,7 @@ from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
-FORMAT = 2
+FORMAT = 3
 STAGE = "ranking"
 FEWEST_PERMUTATIONS = 4
 """A gene's own null needs as many to have a spread."""
@@ -136,9 +136,13 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     sites = arm.sites if scheme == "preserved-site" else None
     weights = bootstrap.sample_weights(arm.fold, draws=study.ranking.bootstrap, seed=study.ranking.seed, sites=sites)
     sets = arm.sets
-    draws = bootstrap.sampled_means(arm.measured, arm.predicted, arm.fold, weights, np.stack(list(sets.values())))
-    if not np.isfinite(draws).any(axis=2).all():
+    members = np.stack(list(sets.values()))
+    sampled = bootstrap.sampled_means(arm.measured, arm.predicted, arm.fold, weights, members, method="reranked")
+    if not np.isfinite(sampled).any(axis=2).all():
         raise CohortError(f"{scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
+    widening = 1.0 if sites is None else bootstrap.widening_for_sites(arm.fold, sites)
+    estimate = np.stack([rho[:, genes].mean(axis=1) for genes in members], axis=1)
+    draws = bootstrap.confidence_draws(estimate, sampled, widening=widening)
     permuted = [_permuted(arm, job) for job in arm.jobs]
     p_q = [_significance(each, null_of) for each, null_of in zip(rho, permuted, strict=True)]
     return {
@@ -189,7 +193,7 @@ def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.nda
         first[arm.ranked] = bootstrap.rank_frequencies(draws[arm.ranked])[:, 0]
     rows = []
     for row, job in enumerate(arm.jobs):
-        low, high = bootstrap.percentile_interval(draws[row])
+        low, high = bootstrap.central_interval(draws[row])
         rows.append({
             **arm.named(row), "mean_rho": rho[row].mean(), "ci_low": low, "ci_high": high,
             "median_rho": np.median(rho[row]), "p_best": first[row], "n_patients": len(arm.fold),
@@ -208,7 +212,7 @@ def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     rows = []
     for a, b in combinations(order, 2):
         delta = draws[a] - draws[b]
-        low, high = bootstrap.percentile_interval(delta)
+        low, high = bootstrap.central_interval(delta)
         rows.append({
             "scheme": arm.scheme, "encoder_a": arm.jobs[a].encoder, "probe_a": arm.jobs[a].probe,
             "encoder_b": arm.jobs[b].encoder, "probe_b": arm.jobs[b].probe,
@@ -255,7 +259,7 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
         for position, (group, members) in enumerate(sets.items()):
             if not group:
                 continue
-            low, high = bootstrap.percentile_interval(draws[row, position])
+            low, high = bootstrap.central_interval(draws[row, position])
             ceiling = arm.genes["ceiling"].to_numpy(float)[members].mean() if "ceiling" in arm.genes else np.nan
             rows.append({
                 **arm.named(row), "group": group, "n_genes": int(members.sum()), "mean_rho": rho[row, members].mean(),
