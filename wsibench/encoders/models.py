@@ -69,7 +69,7 @@ def load(
     _check_size(encoder, module)
     if precision is None:
         precision = encoder.precision if torch.device(device).type == "cuda" else "fp32"
-    return _Model(encoder, module, torch.device(device), geometry, DTYPES.get(precision), compiled)
+    return Model(encoder, module, torch.device(device), geometry, DTYPES.get(precision), compiled)
 
 
 def square(tiles: torch.Tensor, encoder: Encoder, geometry: str = "tile") -> torch.Tensor:
@@ -118,7 +118,13 @@ class _Own:
         return made.float()
 
 
-class _Model:
+class Model:
+    """A module fed as its record says: resized and normalised on its device, in batches that fit.
+
+    `load` makes one from weights; a benchmark may wrap a module of its own.  `dtype` is autocast's,
+    None for float32.
+    """
+
     def __init__(
         self,
         encoder: Encoder,
@@ -196,7 +202,7 @@ def _timm(encoder: Encoder, folder: Path) -> torch.nn.Module:
     import timm
     from timm.models import load_state_dict
 
-    arch, kwargs = encoder.arch, _with_layers(encoder)
+    arch, kwargs = encoder.arch, with_layers(encoder)
     if arch == "config.json":
         config = json.loads((folder / "config.json").read_text())
         arch, kwargs = config["architecture"], config.get("model_args", {}) | kwargs
@@ -250,7 +256,7 @@ _BUILD: dict[str, Callable[[Encoder, Any], torch.nn.Module]] = {
 }
 
 
-def _with_layers(encoder: Encoder) -> dict[str, Any]:
+def with_layers(encoder: Encoder) -> dict[str, Any]:
     """Arguments with layer classes looked up by their names."""
     from timm import layers
 
