@@ -64,3 +64,22 @@ def test_encoders_are_listed_without_torch():
     told = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True).stdout
     for name in ("dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon", "random-vit"):
         assert name in told
+
+
+@pytest.mark.parametrize(("key", "name"), [("encoders", "phikonn"), ("probes", "rigde"), ("controls", "sites")])
+def test_unknown_names_are_refused_before_anything_runs(data_root, capsys, key, name):
+    (data_root / "mine").mkdir()
+    (data_root / "mine" / "study.yaml").write_text(f"title: T\ncohort: {{source: simulate}}\n{key}: [{name}]\n")
+    assert main(["run", "mine"]) == 1
+    told = capsys.readouterr()
+    assert name in told.err
+    assert "running" not in told.out
+
+
+def test_code_that_a_study_names_runs_only_when_trusted(data_root, capsys, monkeypatch):
+    monkeypatch.delenv("WSIBENCH_TRUST", raising=False)
+    (data_root / "mine").mkdir()
+    text = "title: T\ncohort: {source: simulate}\nencoders: [{name: mine, callable: 'os:getcwd'}]\n"
+    (data_root / "mine" / "study.yaml").write_text(text)
+    assert main(["run", "mine"]) == 1
+    assert "--trust" in capsys.readouterr().err

@@ -127,6 +127,7 @@ def run(study: Study, *, first: str = "", last: str = "~", force: bool = False, 
         When a notebook fails; names the error of its failing cell and where the notebook lies.
     """
     say(f"{study.title} (study {study.name}, key {study.key})")
+    _check_names(study)
     for stage in STAGES:
         if not first <= stage.name or not stage.name[: len(last)] <= last:
             continue
@@ -140,6 +141,15 @@ def run(study: Study, *, first: str = "", last: str = "~", force: bool = False, 
         say(f"{stage.name:<14} done            in {time.monotonic() - started:.0f} s")
     if STAGES[-1].name[: len(last)] <= last:
         _report(study)
+
+
+def _check_names(study: Study) -> None:
+    """Refuse an unknown encoder or probe now, rather than after the hours that come before it."""
+    from wsibench import encoders, probes
+
+    encoders.tile_encoders(study)
+    for probe in study.probes:
+        probes.offer(probe)
 
 
 def _report(study: Study) -> None:
