@@ -29,7 +29,8 @@ class Arm:
     subtypes: np.ndarray
     genes: pd.DataFrame
     """var of the benchmark."""
-    excluded: pd.Index
+    excluded: pd.Series
+    """Why a gene is not scored, by gene."""
 
     @property
     def sets(self) -> dict[str, np.ndarray]:
@@ -67,9 +68,16 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
             f"{scheme}: no fold has more than {scores.RESERVED} of the {len(fold)} patients, so none can be scored.",
             "Lower folds.n in study.yaml, or bring more patients.",
         )
-    genes = scores.scorable_genes(benchmark.X, fold)
+    varies = scores.scorable_genes(benchmark.X, fold)
+    genes, reason = varies, np.where(varies, "", "constant in a fold")
+    if study.expression.highly_variable:
+        genes = varies & highly_variable(benchmark.X, fold, study.expression.highly_variable)
+        reason = np.where(varies & ~genes, "not highly variable in the training patients of every fold", reason)
     if not genes.any():
-        raise CohortError(f"{scheme}: none of {len(genes)} genes varies in every fold.", "Check the expression table.")
+        raise CohortError(
+            f"{scheme}: of {len(genes)} genes {varies.sum()} vary in every fold, and none of these is asked for.",
+            "Check the expression table, or raise expression.highly_variable.",
+        )
     return Arm(
         study,
         scheme,
@@ -81,5 +89,31 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         benchmark.obs["site"].to_numpy(str)[counted],
         benchmark.obs["subtype"].to_numpy(str)[counted],
         benchmark.var[genes],
-        benchmark.var_names[~genes],
+        pd.Series(reason, index=benchmark.var_names)[~genes],
     )
+
+
+def highly_variable(expression: np.ndarray, fold: np.ndarray, n_top: int) -> np.ndarray:
+    """Genes that are among the most variable ones of the training patients of every fold, (genes,).
+
+    Variability is scanpy's: the dispersion of a gene among genes of its mean (flavour ``seurat``).
+    The patients held out in a fold have no say in it, and one set serves all folds and encoders.
+
+    Parameters
+    ----------
+    expression
+        log2(x + 1) of TPM or CPM, (patients, genes).
+    fold
+        Fold that holds each patient out, (patients,).
+    n_top
+        How many genes a fold's training patients choose.
+    """
+    import scanpy
+    from anndata import AnnData
+
+    kept = np.ones(expression.shape[1], bool)
+    for label in np.unique(fold):
+        training = AnnData(expression[fold != label], uns={"log1p": {"base": 2}})
+        scanpy.pp.highly_variable_genes(training, n_top_genes=min(n_top, training.n_vars), flavor="seurat")
+        kept &= training.var["highly_variable"].to_numpy()
+    return kept

@@ -229,7 +229,7 @@ def _artefacts(study: Study, cohort_key: str, expression_key: str) -> list[Artef
 def _simulated_keys(study: Study, simulated: list[Artefact]) -> tuple[str, str]:
     made_from = [*(artefact.key for artefact in simulated), _listed_genes(study)]
     section = study.cohort.model_dump(mode="json")
-    expression = study.expression.model_dump(mode="json")
+    expression = study.expression.model_dump(mode="json", exclude={"highly_variable"})
     return make_key(STAGE, FORMAT, section, made_from), make_key(STAGE, FORMAT, expression, made_from)
 
 
@@ -239,9 +239,9 @@ def _table_keys(study: Study, rows: pd.DataFrame, files: _Files) -> tuple[str, s
     table = files.identity(source.expression, file_sha256) if source.expression else ""
     cohort = make_key(STAGE, FORMAT, study.cohort.model_dump(mode="json"), [digest(rows.to_dict("records")), table])
     patients = digest(sorted(set(_present(rows)["patient_id"])))
-    expression = make_key(
-        STAGE, FORMAT, study.expression.model_dump(mode="json"), [table, _listed_genes(study), patients]
-    )
+    # Which of the genes are scored is no matter of the table.
+    section = study.expression.model_dump(mode="json", exclude={"highly_variable"})
+    expression = make_key(STAGE, FORMAT, section, [table, _listed_genes(study), patients])
     return cohort, expression
 
 

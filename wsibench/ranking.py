@@ -154,9 +154,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "groups": _groups(arm, rho, draws, sets),
         "measures": _measures(arm, rho, permuted, p_q),
         "exposure": _exposure(arm, rho, draws[:, 0]),
-        "excluded_genes": pd.DataFrame({"gene": arm.excluded}).assign(scheme=scheme, reason="constant in a fold")[
-            TABLES["excluded_genes"]
-        ],
+        "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
     }
 
 

@@ -165,6 +165,14 @@ class Expression(Section):
     """``all``, ``protein_coding``, a file with one symbol a line, or a list of symbols."""
     clip: float | None = Field(None, gt=0, strict=False)
     """Values are clipped to ± this before anything else."""
+    highly_variable: int | None = Field(None, ge=1)
+    """Score only genes that are among this many most variable ones of the training patients of every fold."""
+
+    @model_validator(mode="after")
+    def _variable_on_a_known_scale(self) -> "Expression":
+        if self.highly_variable and not self.unit.startswith("log2"):
+            raise ValueError(f"highly_variable compares genes on log2 TPM or CPM, and unit is {self.unit}")
+        return self
 
 
 class Folds(Section):
