@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from wsibench import histology, quality, simulate, tissue
-from wsibench.sections import Tiles
+from wsibench.sections import TileArtefact, Tiles
 from wsibench.slides import open_slide
-from wsibench.study import TileArtefact
 
 TILE_UM, MPP = 112.0, 0.5
 INKS = {  # transmission of a marker's line (R, G, B)
