@@ -129,7 +129,6 @@ _VIRCHOW: dict[str, Any] = {
     "arch": "vit_huge_patch14_224",
     "pool": "cls+mean",
     "dim": 2560,
-    "precision": "fp16",
     "gate": "gated",
     "data": "slides of MSKCC",
 }
