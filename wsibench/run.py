@@ -241,6 +241,7 @@ def leaderboard_text(study: Study) -> str:
 
     board = read(study, "leaderboard")
     columns = ["rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "tcga"]
+    board["rank"] = board["rank"].astype("string").fillna("")  # of controls, which have none
     text = board[columns].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3g}")
     return f"{text}\n{board['n_patients'].max()} patients, {board['n_genes'].max()} genes, study key {study.key}"
 
