@@ -37,7 +37,7 @@ lint: $(SETUP) ## ruff, the order of the rooms, stripped notebooks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/nbstripout --verify --extra-keys 'metadata.papermill metadata.language_info.version' notebooks/*.ipynb
+	@$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill metadata.language_info.version' notebooks/*.ipynb
 
 bench: $(SETUP) ## print measured ratios, one script after another
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
