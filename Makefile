@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export WSIBENCH_REAL_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench lab clean
+.PHONY: help setup demo test test-browser test-slow lint bench lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,6 +29,9 @@ demo: $(SETUP) ## run the study `demo`: seven notebooks, figures, report, leader
 
 test: $(SETUP) ## the fast tests, the notebooks among them
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+test-browser: $(SETUP) ## the notebooks in JupyterLab and the report, in Debian's chromium
+	@$(BIN)/python -m pytest -m browser
 
 test-slow: $(SETUP) ## everything that takes minutes: other seeds, full-size models, browser
 	@$(BIN)/python -m pytest -m 'slow or browser'
