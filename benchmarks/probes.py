@@ -1,0 +1,244 @@
+"""CPU time of fitting: ridge against sklearn, and an epoch of attention MIL against a loop over bags.
+
+    python benchmarks/probes.py [--full] [--genes 5000] [--patients 600] [--width 1024] [--encoders 1] [--peer-fits 5]
+
+Ridge: a penalty of its own for every gene, chosen within each of five training folds, and out-of-fold predictions.
+wsibench chooses by squared error over grouped inner folds, sklearn's RidgeCV(alpha_per_target=True) over patients
+left out one by one, the only way it offers; penalties and standardisation are the same.  Predictions of the first
+fit are compared where both chose the same penalty.
+sklearn is run for `--peer-fits` of the fits and extrapolated.  `--full`: 20,000 genes, 1,000 patients, 5 encoders.
+
+Attention MIL: epochs of the probe's network and recipe, without dropout, on packed bags and with a forward pass a
+bag; float32, the same start and the same order of patients.  Beside them, what the probe does not do: packed bags
+with the matrix products of tiles in bfloat16 and sums in float32.  The bags are those of a study with its defaults,
+after PCA, and larger ones of a wider network.
+
+Prints CPU seconds (getrusage, one thread) and peak memory, every way in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FOLDS = 5
+GOAL_CPU_S, GOAL_GB, GOAL_RATIO, GOAL_EPOCH = 180, 2.0, 3.0, 1.7
+"""CPU seconds and memory of the full ridge, how much slower sklearn, and how much slower a loop over bags."""
+NETWORKS = {
+    "defaults": {"patients": 128, "tiles": 128, "width": 256, "genes": 1000, "embed": 128, "attention": 64},
+    "wide": {"patients": 32, "tiles": 1024, "width": 1024, "genes": 1000, "embed": 512, "attention": 256},
+}
+"""Bags and networks that an epoch is timed for."""
+EPOCHS = 3
+
+
+def cohort(patients: int, genes: int, width: int, encoder: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of one encoder (patients, width) and expression (patients, genes) of 20 shared latents."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((patients, 20), np.float32)
+    strength = rng.random(genes, np.float32)
+    y = z @ rng.standard_normal((20, genes), np.float32) * strength / 4
+    y += rng.standard_normal(y.shape, np.float32)
+    own = np.random.default_rng((1, encoder))
+    x = z @ own.standard_normal((20, width), np.float32) + 3 * own.standard_normal((patients, width), np.float32)
+    return x, y
+
+
+def ours(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and penalties of wsibench."""
+    from wsibench.probes.base import Patients
+    from wsibench.probes.ridge import ALPHAS, Ridge
+
+    train, held = np.arange(len(x)), np.arange(len(new))
+    fitted = Ridge().fit(Patients(train, train, mean=x), y)
+    return fitted.predict(Patients(held, held, mean=new)), ALPHAS[fitted.best]
+
+
+def sklearn(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and penalties of sklearn, in wsibench's units of penalty."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    from wsibench.probes.ridge import ALPHAS
+
+    scaler, targets = StandardScaler().fit(x), StandardScaler().fit(y)
+    ridge = RidgeCV(ALPHAS * x.shape[1], alpha_per_target=True).fit(scaler.transform(x), targets.transform(y))
+    return targets.inverse_transform(ridge.predict(scaler.transform(new))), ridge.alpha_ / x.shape[1]
+
+
+def ridge(way: str, asked: argparse.Namespace, kept: Path) -> dict[str, float]:
+    """All fits of one way, or as many as are asked of sklearn; the first fit's predictions go to `kept`."""
+    fit = {"ours": ours, "sklearn": sklearn}[way]
+    wanted = asked.encoders * FOLDS
+    fits = min(wanted, asked.peer_fits) if way == "sklearn" else wanted
+    fold = np.arange(asked.patients) % FOLDS
+    cpu_s = 0.0
+    for encoder in range(-(-fits // FOLDS)):
+        x, y = cohort(asked.patients, asked.genes, asked.width, encoder)
+        predicted = np.empty_like(y)
+        for label in range(min(FOLDS, fits - encoder * FOLDS)):
+            started = _cpu()
+            train, held = fold != label, fold == label
+            predicted[held], alpha = fit(x[train], y[train], x[held])
+            cpu_s += _cpu() - started
+            if encoder == label == 0:
+                np.savez(kept, predicted=predicted[held], alpha=alpha)
+    return {"cpu_s": cpu_s / fits * wanted, "fits": fits, "peak_gb": _peak()}
+
+
+def attention(way: str, network: str) -> dict:
+    """Epochs of attention MIL one way: CPU seconds an epoch, and the losses."""
+    import torch
+    from torch.nn.functional import mse_loss
+
+    from wsibench.probes.abmil import GatedAttention, Tiles
+    from wsibench.sections import Abmil
+
+    torch.set_num_threads(1)
+    size = NETWORKS[network]
+    settings = Abmil(embed=size["embed"], attention=size["attention"], dropout=0.0)
+    rng = np.random.default_rng(0)
+    bags = [rng.standard_normal((size["tiles"], size["width"]), np.float32) for _ in range(size["patients"])]
+    z = torch.from_numpy(rng.standard_normal((size["patients"], size["genes"]), np.float32))
+    z += torch.from_numpy(np.stack([bag[:, :1].mean(axis=0) * np.sqrt(size["tiles"]) for bag in bags]))
+    torch.manual_seed(0)
+    model = GatedAttention(size["width"], size["genes"], settings)
+    if way == "bfloat16":
+        for layer in (model.embed, model.tanh, model.gate):
+            in_bfloat16(layer)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    tiles = Tiles.pack(bags, torch.device("cpu"))
+    losses, started = [], _cpu()
+    for _ in range(EPOCHS):
+        loss = 0.0
+        for patients in np.array_split(rng.permutation(size["patients"]), -(-size["patients"] // settings.batch)):
+            steps = [patients] if way != "loop" else patients[:, None]
+            predicted = torch.cat([model(*tiles.batch(step))[0] for step in steps])
+            missed = mse_loss(predicted, z[patients])
+            optimiser.zero_grad()
+            missed.backward()
+            optimiser.step()
+            loss += missed.item() * len(patients) / size["patients"]
+        losses.append(loss)
+    return {"cpu_s": (_cpu() - started) / EPOCHS, "losses": losses, "peak_gb": _peak()}
+
+
+def in_bfloat16(layer: "nn.Module") -> None:
+    """Let a layer multiply in bfloat16; what comes out is float32, since sums over a thousand tiles need it."""
+    import torch
+
+    forward = layer.forward
+
+    def cast(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(x).float()
+
+    layer.forward = cast
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def options() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="20,000 genes, 1,000 patients, 5 encoders")
+    parser.add_argument("--genes", type=int, default=5000)
+    parser.add_argument("--patients", type=int, default=600)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--encoders", type=int, default=1)
+    parser.add_argument("--peer-fits", type=int, default=FOLDS, help="fits that sklearn is timed for")
+    parser.add_argument("--skip-attention", action="store_true")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--network", help=argparse.SUPPRESS)
+    parser.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.full:
+        asked.genes, asked.patients, asked.encoders = 20_000, 1000, 5
+    return asked
+
+
+def measured(*options: str) -> dict:
+    """What a process of this script, with one thread, prints in its last line."""
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+    command = [sys.executable, __file__, *options]
+    done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare_ridge(asked: argparse.Namespace) -> None:
+    """Measure ridge both ways, print the table."""
+    print(
+        f"ridge: {asked.encoders} encoder(s) × {FOLDS} folds × {asked.genes:,} genes × {asked.patients:,} patients, "
+        f"{asked.width} features"
+    )
+    sizes = [f"--{name}={vars(asked)[name]}" for name in ("genes", "patients", "width", "encoders")]
+    found, kept = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for way in ("ours", "sklearn"):
+            path = Path(folder, f"{way}.npz")
+            found[way] = measured("--way", way, *sizes, f"--peer-fits={asked.peer_fits}", f"--kept={path}")
+            kept[way] = dict(np.load(path))
+            row = found[way]
+            said = f"{row['fits']} of {asked.encoders * FOLDS} fits run"
+            print(f"  {way:<10} {row['cpu_s']:>8.1f} CPU s  peak {row['peak_gb']:.2f} GB  ({said})", flush=True)
+    same = kept["ours"]["alpha"] == kept["sklearn"]["alpha"]
+    same |= np.isclose(kept["ours"]["alpha"], kept["sklearn"]["alpha"])
+    apart = np.abs(kept["ours"]["predicted"] - kept["sklearn"]["predicted"])[:, same].max(initial=0)
+    print(f"  sklearn / ours {found['sklearn']['cpu_s'] / found['ours']['cpu_s']:.1f} × (goal {GOAL_RATIO:.0f} ×)")
+    print(f"  same penalty for {same.mean():.1%} of genes, whose predictions differ by {apart:.1e} at most")
+    if asked.full:
+        print(f"  goals: {GOAL_CPU_S} CPU s and {GOAL_GB:.0f} GB")
+
+
+def compare_attention() -> None:
+    """Measure attention MIL both ways, print the table."""
+    for network, size in NETWORKS.items():
+        print(f"attention MIL, {network}: " + ", ".join(f"{name} {value}" for name, value in size.items()))
+        found = {way: measured("--way", way, "--network", network) for way in ("packed", "loop", "bfloat16")}
+        for way, row in found.items():
+            print(
+                f"  {way:<10} {row['cpu_s']:>8.2f} CPU s an epoch  peak {row['peak_gb']:.2f} GB  "
+                f"loss {row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
+                flush=True,
+            )
+        losses = {way: np.array(row["losses"]) for way, row in found.items()}
+        for way in ("loop", "bfloat16"):
+            gap = np.abs(losses[way] / losses["packed"] - 1).max()
+            print(f"  {way} against packed, losses of {EPOCHS} epochs: {gap:.1e} apart at most, relatively")
+        cpu_s = {way: row["cpu_s"] for way, row in found.items()}
+        print(f"  loop / packed {cpu_s['loop'] / cpu_s['packed']:.2f} × (goal {GOAL_EPOCH} ×)")
+        print(f"  loop / packed bfloat16 {cpu_s['loop'] / cpu_s['bfloat16']:.2f} ×", flush=True)
+
+
+def main() -> None:
+    """Measure and print, or be one of the processes that are measured."""
+    asked = options()
+    if asked.network:
+        print(json.dumps(attention(asked.way, asked.network)))
+    elif asked.way:
+        print(json.dumps(ridge(asked.way, asked, asked.kept)))
+    else:
+        compare_ridge(asked)
+        if not asked.skip_attention:
+            compare_attention()
+
+
+if __name__ == "__main__":
+    main()
