@@ -12,7 +12,7 @@ from wsibench.figures.stage import inline
 from wsibench.figures.style import number, primary_scheme, probe_name, scheme_name, sentence_case
 from wsibench.study import Study
 
-FORMAT = 1
+FORMAT = 2
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT = TEMPLATES / "report.html.j2"
 STAGES = {
@@ -26,8 +26,9 @@ STAGES = {
 }
 MOST_FAILURES = 50
 INTERVAL = (
-    "The 95 % interval holds the middle 95 % of mean ρ when whole sites (preserved-site folds) or patients "
-    "(random-patient folds) are drawn anew, the same draws for every encoder; it takes the fitted models as they are."
+    "The 95 % interval is for new sites (preserved-site folds) or new patients (random-patient folds): these are drawn "
+    "anew and ranked anew, the same draws for every encoder, and the draws are reflected at the estimate. "
+    "It takes the fitted models as they are."
 )
 MEANING = {
     "preserved-site": "new patients of new sites, the arm that the study is read by",
