@@ -48,6 +48,6 @@ bench: $(SETUP) ## print measured ratios, one script after another
 lab: $(SETUP) ## open the notebooks in JupyterLab
 	@cd notebooks && ../$(BIN)/jupyter lab
 
-clean: ## remove .venv and everything generated in data/ and figures/
-	git clean -fdXq -- data figures
+clean: ## remove .venv, caches and what the demo left; never another study's files
+	git clean -fdXq -- data/demo figures/demo
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
