@@ -115,7 +115,10 @@ def score(cohort, probe, fold):
         predicted[held] = fitted.predict(cohort.patients.take(held))
         if probe.needs == "bags":
             attention = fitted.attention(cohort.patients.take(held))
-            aurocs += [roc_auc_score(cohort.signal[i], a) for i, a in zip(held, attention, strict=True)]
+            # A patient all of whose tiles carry signal, or none, has no tile to find.
+            pairs = zip([cohort.signal[i] for i in held], attention, strict=True)
+            told = [(signal, a) for signal, a in pairs if 0 < signal.sum() < len(signal)]
+            aurocs += [roc_auc_score(signal, a) for signal, a in told]
     rho = fold_spearman(cohort.y, predicted, fold).mean()
     return {group: rho[cohort.group == group].mean() for group in np.unique(cohort.group)}, np.mean(aurocs or [np.nan])
 
