@@ -12,7 +12,7 @@ from wsibench.figures.stage import inline
 from wsibench.figures.style import number, primary_scheme, probe_name, scheme_name, sentence_case
 from wsibench.study import Study
 
-FORMAT = 2
+FORMAT = 3
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT = TEMPLATES / "report.html.j2"
 STAGES = {
@@ -28,7 +28,8 @@ MOST_FAILURES = 50
 INTERVAL = (
     "The 95 % interval is for new sites (preserved-site folds) or new patients (random-patient folds): these are drawn "
     "anew and ranked anew, the same draws for every encoder, and the draws are reflected at the estimate. "
-    "It takes the fitted models as they are."
+    "It takes the fitted models as they are: with probes refitted in simulated cohorts of 150 patients it held the "
+    "truth in 93 to 97 % of them by preserved site, but in only 84 to 90 % by random patients."
 )
 MEANING = {
     "preserved-site": "new patients of new sites, the arm that the study is read by",
