@@ -284,7 +284,11 @@ def test_a_killed_process_is_gone_on_with(server: GdcServer, tmp_path: Path, sig
     script = CLIENT.format(call="download.fetch_all(files, Path(sys.argv[2]), label='slides')")
     server.chunk_pause_s = 0.02
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(listing), str(folder)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(listing), str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores SIGINT and hands that on: these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(folder.glob(".slide*.meta.json")) and process.poll() is None and time.monotonic() < deadline:
