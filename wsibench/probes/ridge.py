@@ -67,11 +67,15 @@ class Kernel:
         """Of training features (n, d): the leading eigenvectors are the principal components of the patients."""
         scaler = Scaler.fit(x)
         x = scaler.transform(x)
-        values, vectors = eigh((x @ x.T / x.shape[1]).astype(np.float64), driver="evd")
-        real = values > len(x) * np.finfo(np.float32).eps * values.max(initial=1e-12)
+        n, d = x.shape
+        # The kernel of few features has the eigenvalues of their small Gram matrix, and no others.
+        gram = x.T @ x if d < n else x @ x.T
+        values, vectors = eigh((gram / d).astype(np.float64), driver="evd")
+        real = values > n * np.finfo(np.float32).eps * values.max(initial=1e-12)
         if components is not None:
             real[:-components] = False  # eigenvalues come in ascending order
-        return cls(scaler, x, values[real], vectors[:, real])
+        values, vectors = values[real], vectors[:, real]
+        return cls(scaler, x, values, x @ vectors / np.sqrt(values * d) if d < n else vectors)
 
     @property
     def narrow(self) -> bool:
