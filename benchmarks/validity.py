@@ -1,270 +1,331 @@
 """The benchmark of the benchmark: how often its intervals and its verdicts are right, in cohorts of known truth.
 
-    python benchmarks/validity.py [--quick] [--cohorts 1000] [--patients 300 …] [--sites 20 …] [--r 0 0.5 …]
-                                  [--gene-correlation 0 0.3 …] [--workers 2] [--csv FILE]
+    python benchmarks/validity.py [coverage power null confounded] [--quick] [--cohorts 1000] [--workers 2]
+                                  [--schemes …] [--patients 300 …] [--sites 20 …] [--r 0 0.5 …]
+                                  [--gene-correlation 0 0.3 …] [--csv FOLDER]
 
-Simulates features of two encoders that are equal in law, and expression, patient by patient:
+Simulates features of two encoders and expression (cohorts.py says how), makes folds, refits ridge in every fold of
+every cohort, and takes scores, samples and intervals as 06_ranking takes them.  The truth is what the fits of the
+very cohort reach on new patients, known in closed form: of new sites in the preserved-site arm, of the cohort's own
+sites in the random-patient arm.
 
-    gene      r · (unit combination of 5 latents) + √(1 − r²) · noise, correlated between genes; + a shift by site
-    feature   a projection of the latents + noise, half of it shared by both encoders; + a shift by site
+coverage    two encoders that are equal in law: share of 95 % intervals of mean ρ, and of the difference, that hold
+            the truth; bias of mean and median ρ; how often the two are told apart, with Wilcoxon's test over genes
+            beside it.  Four intervals compete, from the same samples.
+power       the second encoder's features are noisier: how often the order is right, how often the difference is
+            significant, against the number of patients and the gap.
+null        half of the genes follow nothing: how their p and q under refitted within-site permutations behave.
+confounded  the second encoder sees nothing but the site, which genes depend on: which arm is fooled.
 
-`--slope` lets r differ between sites.  In every cohort folds are made, ridge is refitted in every fold, and
-scores, samples and intervals are taken as 06_ranking takes them.  The estimand is the expected gene-wise ρ
-of the fitted pipeline on new patients: of new sites in the preserved-site arm, of the cohort's own sites in the
-random-patient arm.  It is told from a large fresh sample of such patients, which every fit predicts.
-
-Prints one row a cell of the grid: the truth, bias of the mean and median ρ, share of 95 % intervals that
-hold the truth, and how often two equal encoders are told apart, with a test over genes beside it, each ± its
-Monte-Carlo standard error.
-"fits": the truth is how this cohort's own fits do; "law": how fits do on average over cohorts, where two equal
-encoders differ by exactly 0.
-`--quick`: a sanity table of a few small cells in under a minute.
+Each measure stands beside its Monte-Carlo standard error.  `--csv` keeps a table an experiment, in which the rows of
+cells that are run again are replaced.  `--quick`: a few small cells of all four in under a minute, and the closed form
+of the truth against a large fresh sample.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from cohorts import Cell, Cohort, Sites, coefficients, true_rho
 from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
-from wsibench import bootstrap, scores
-from wsibench.folds import inner_groups, make_folds
+from wsibench import bootstrap, halves, measures, scores
 from wsibench.probes.base import Fitted, Patients
 from wsibench.probes.ridge import Ridge
-from wsibench.regression import out_of_fold, settled
+from wsibench.regression import out_of_fold
 from wsibench.sections import Scheme
 
-LATENTS, WIDTH = 5, 32
-SITE_EXPRESSION, SITE_FEATURES = 0.2, 0.3
-"""SD of what a site adds to a gene and to a feature; patients' own SD is 1 in a gene."""
-FEATURE_NOISE = 1.5
-LAW = 20260
-"""Seed of all that is the same in every cohort: what genes and features are made of."""
-PER_SITE = 20
-"""Patients of each new site in the fresh sample."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One kind of cohort."""
-
-    scheme: Scheme
-    patients: int
-    sites: int
-    r: float
-    gene_correlation: float
-    slope: float
-    genes: int
-    fresh: int
-    draws: int
-    folds: int = 5
-
-
-@dataclass(frozen=True)
-class Sites:
-    """What sites do: r (sites,), shifts of expression (sites, genes), of each encoder's features (sites, width)."""
-
-    r: np.ndarray
-    expression: np.ndarray
-    features: list[np.ndarray]
-
-    @classmethod
-    def draw(cls, cell: Cell, n: int, rng: np.random.Generator) -> "Sites":
-        """New sites."""
-        r = np.clip(cell.r + cell.slope * rng.normal(size=n), -0.99, 0.99)
-        expression = SITE_EXPRESSION * rng.normal(size=(n, cell.genes))
-        return cls(r, expression, [SITE_FEATURES * rng.normal(size=(n, WIDTH)) for _ in range(2)])
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Some patients: expression (n, genes), features of both encoders (n, width), and sites (n,)."""
-
-    y: np.ndarray
-    x: list[np.ndarray]
-    site: np.ndarray
-
-    @classmethod
-    def draw(cls, cell: Cell, sites: Sites, n: int, rng: np.random.Generator) -> "Sample":
-        """New patients, as many of each site."""
-        law = np.random.default_rng(LAW)
-        loadings = law.normal(size=(LATENTS, cell.genes))
-        loadings /= np.linalg.norm(loadings, axis=0)
-        projection = law.normal(size=(LATENTS, WIDTH)) / np.sqrt(LATENTS)
-        site = rng.permutation(np.arange(n) % len(sites.r))
-        z = rng.normal(size=(n, LATENTS))
-        c = cell.gene_correlation
-        noise = np.sqrt(c) * rng.normal(size=(n, 1)) + np.sqrt(1 - c) * rng.normal(size=(n, cell.genes))
-        r = sites.r[site][:, None]
-        y = r * (z @ loadings) + np.sqrt(1 - r**2) * noise + sites.expression[site]
-        shared = rng.normal(size=(n, WIDTH))
-        x = []
-        for batch in sites.features:
-            blur = np.sqrt(0.5) * (shared + rng.normal(size=(n, WIDTH)))
-            x.append((z @ projection + FEATURE_NOISE * blur + batch[site]).astype(np.float32))
-        return cls(y.astype(np.float32), x, site)
+DRAWS = 500
+METHODS = ("fixed", "fixed + halves", "re-ranked", "re-ranked + halves")
+"""Percentiles of weighted fixed ranks; re-ranked samples reflected at the estimate; and both with `wsibench.halves`."""
+DEFAULT = METHODS[3]
+"""What 06_ranking does."""
+GAPS = (1.0, 1.03, 1.1, 1.25, 1.5)
+"""Factors on the second encoder's noise."""
+PERMUTATIONS = 20
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Remembering:
-    """A probe that keeps its fits, in the order of the folds."""
+    """Ridge that keeps the coefficients of its fits: of each fold the fit on all, then those on two halves."""
 
-    probe: Ridge
-    fits: list[tuple[Fitted, np.ndarray]] = field(default_factory=list)
+    fits: list[np.ndarray] = field(default_factory=list)
     needs: ClassVar[Literal["mean"]] = "mean"
     columnwise: ClassVar[bool] = True
 
     def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> Fitted:
-        """Fit, and keep the fit beside its training targets' SD."""
-        fitted = self.probe.fit(patients, y, seed=seed)
-        self.fits.append((fitted, y.std(axis=0, dtype=np.float64)))
+        """Fit, and keep what features are multiplied with."""
+        fitted = Ridge().fit(patients, y, seed=seed)
+        self.fits.append(coefficients(fitted))
         return fitted
 
-    def truth(self, fresh: Sample, x: np.ndarray, n: np.ndarray) -> np.ndarray:
-        """ρ of the fits in the fresh sample, averaged over folds of `n` patients as scores are, (genes,)."""
-        everyone = Patients(np.arange(len(x)), np.arange(len(x)), mean=x)
-        predicted = [settled(fitted.predict(everyone), sd) for fitted, sd in self.fits]
-        together = np.zeros(len(x), int)
-        rho = np.concatenate([scores.fold_spearman(fresh.y, each, together).rho for each in predicted])
-        return scores.fisher_mean(rho, n)
+
+@dataclass(frozen=True)
+class Scored:
+    """A cohort's predictions, scores and truth, by encoder."""
+
+    predicted: list[np.ndarray]
+    noise: list[np.ndarray]
+    rho: np.ndarray
+    """(encoders, genes)."""
+    truth: np.ndarray
+    """(encoders, genes)."""
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> "Scored":
+        """Fit both encoders out of fold."""
+        n = np.bincount(cohort.fold)
+        found, truth = [], []
+        for encoder in range(len(cohort.x)):
+            probe = Remembering()
+            patients = cohort.patients(encoder)
+            found.append(out_of_fold(probe, patients, cohort.y, cohort.fold, with_halves=True))
+            rho = [true_rho(cohort.cell, cohort.sites, encoder, weights) for weights in probe.fits[::3]]
+            truth.append(scores.fisher_mean(np.stack(rho), n))
+        rho = [scores.fold_spearman(cohort.y, each.predicted, cohort.fold).mean() for each in found]
+        return cls([each.predicted for each in found], [each.noise for each in found], np.stack(rho), np.stack(truth))
 
 
-def trial(cell: Cell, seed: int) -> dict[str, float]:
-    """One cohort from simulation to verdict, in one thread; values of encoder a, and of the difference a − b."""
+def drawn(cohort: Cohort, scored: Scored, seed: int, methods: tuple[str, ...] = METHODS) -> dict[str, np.ndarray]:
+    """Draws of where the truth of mean ρ lies, (encoders, draws), a method each."""
+    sites = cohort.site if cohort.cell.scheme == "preserved-site" else None
+    clusters = np.arange(len(cohort.y)) if sites is None else sites
+    data = (cohort.y, scored.predicted)
+    weights = bootstrap.sample_weights(cohort.fold, draws=DRAWS, seed=seed, sites=sites)
+    noise = halves.training_draws(*data, scored.noise, cohort.fold, clusters, draws=DRAWS, seed=seed)[:, 0]
+    widening = 1.0 if sites is None else bootstrap.widening_for_sites(cohort.fold, sites)
+    estimate, found = scored.rho.mean(axis=1), {}
+    for method in methods:
+        ranks = "reranked" if method.startswith("re-ranked") else "fixed"
+        sampled = bootstrap.sampled_means(*data, cohort.fold, weights, method=ranks)[:, 0]
+        sampled = sampled + noise if method.endswith("halves") else sampled
+        middle = sampled.mean(axis=1, keepdims=True)
+        found[method] = (
+            bootstrap.confidence_draws(estimate, sampled, widening=widening)
+            if ranks == "reranked"
+            else middle + widening * (sampled - middle)
+        )
+    return found
+
+
+def coverage_trial(cell: Cell, seed: int) -> list[Row]:
+    """One cohort of two equal encoders: a row a method."""
+    cohort = Cohort.draw(cell, seed)
+    scored = Scored.of(cohort)
+    rho, truth = scored.rho[0], scored.truth[0]
+    gap, true_gap = scored.rho.mean(axis=1), scored.truth.mean(axis=1)
+    rows = []
+    for method, draws in drawn(cohort, scored, seed).items():
+        low, high = bootstrap.central_interval(draws[0])
+        delta = draws[0] - draws[1]
+        delta_low, delta_high = bootstrap.central_interval(delta)
+        rows.append({
+            "method": method, "truth": truth.mean(), "bias_mean": rho.mean() - truth.mean(),
+            "bias_median": np.median(rho) - np.median(truth), "width": high - low,
+            "covers": low <= truth.mean() <= high,
+            "delta_covers": delta_low <= true_gap[0] - true_gap[1] <= delta_high,
+            "false_verdicts": bootstrap.two_sided_p(delta) < 0.05,
+            "false_wilcoxon": wilcoxon(scored.rho[0] - scored.rho[1]).pvalue < 0.05, "delta": gap[0] - gap[1],
+        })  # fmt: skip
+    return rows
+
+
+def power_trial(cell: Cell, seed: int) -> list[Row]:
+    """One cohort with a better first encoder."""
+    cohort = Cohort.draw(cell, seed)
+    scored = Scored.of(cohort)
+    draws = drawn(cohort, scored, seed, (DEFAULT,))[DEFAULT]
+    first, second = scored.rho.mean(axis=1)
+    better = first > second
+    p, genes = bootstrap.two_sided_p(draws[0] - draws[1]), wilcoxon(scored.rho[0] - scored.rho[1]).pvalue
+    return [{
+        "gap": np.subtract(*scored.truth.mean(axis=1)), "right_order": better, "power": better and p < 0.05,
+        "wrong": not better and p < 0.05, "wilcoxon": better and genes < 0.05,
+        "wilcoxon_wrong": not better and genes < 0.05,
+    }]  # fmt: skip
+
+
+def null_trial(cell: Cell, seed: int) -> list[Row]:
+    """p and q of genes that follow something and of genes that follow nothing."""
+    cohort = Cohort.draw(cell, seed)
+    rng = np.random.default_rng((seed, 1))
+    shuffled = [cohort.y[scores.permutation_within(cohort.site, rng)] for _ in range(PERMUTATIONS)]
+    together = np.concatenate([cohort.y, *shuffled], axis=1)  # ridge fits each column by itself
+    predicted = out_of_fold(Ridge(), cohort.patients(0), together, cohort.fold).predicted
+    rho = scores.fold_spearman(together, predicted, cohort.fold).mean().reshape(PERMUTATIONS + 1, -1)
+    p, q = measures.significance(rho[0], rho[1:])
+    null = np.arange(cell.genes) >= cell.genes - cell.null_genes
+    found = q < 0.05
+    return [{
+        "null_p": (p[null] < 0.05).mean(), "false_discoveries": (found & null).sum() / max(1, found.sum()),
+        "found": found[~null].mean() if (~null).any() else np.nan,
+    }]  # fmt: skip
+
+
+def confounded_trial(cell: Cell, seed: int) -> list[Row]:
+    """Who is put first, of an encoder that sees tissue and one that sees the site."""
+    cohort = Cohort.draw(cell, seed)
+    first, second = Scored.of(cohort).rho.mean(axis=1)
+    return [{"sees_tissue": first, "sees_site": second, "right_order": first > second}]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is done in every cohort, and in which cells."""
+
+    trial: Callable[[Cell, int], list[Row]]
+    kind: str
+    """Column that tells rows of one trial apart, or empty."""
+
+
+EXPERIMENTS = {
+    "coverage": Experiment(coverage_trial, "method"),
+    "power": Experiment(power_trial, ""),
+    "null": Experiment(null_trial, ""),
+    "confounded": Experiment(confounded_trial, ""),
+}
+SETTINGS = ["scheme", "patients", "sites", "r", "gene_correlation"]
+
+
+def run_trial(trial: Callable[[Cell, int], list[Row]], cell: Cell, seed: int) -> list[Row]:
+    """In one thread: other trials have the other cores."""
     with threadpool_limits(1):
-        return verdict(cell, seed)
+        return trial(cell, seed)
 
 
-def verdict(cell: Cell, seed: int) -> dict[str, float]:
-    """As `trial`."""
-    rng = np.random.default_rng((LAW, seed))
-    hospitals = Sites.draw(cell, cell.sites, rng)
-    cohort = Sample.draw(cell, hospitals, cell.patients, rng)
-    ids = np.array([f"P{i:05d}" for i in range(cell.patients)])
-    obs = pd.DataFrame({"site": np.char.add("S", cohort.site.astype(str)), "subtype": ""}, index=ids)
-    fold = make_folds(obs, scheme=cell.scheme, n=cell.folds, seed=seed).to_numpy()
-    sites = obs["site"].to_numpy(str)
-    groups = inner_groups(obs, cell.scheme)
-    probes = [Remembering(Ridge()) for _ in cohort.x]
-    predicted = [
-        out_of_fold(probe, Patients(ids, groups, mean=x), cohort.y, fold).predicted
-        for probe, x in zip(probes, cohort.x, strict=True)
-    ]
-    found = [scores.fold_spearman(cohort.y, each, fold) for each in predicted]
-    preserved = cell.scheme == "preserved-site"
-    others = Sites.draw(cell, cell.fresh // PER_SITE, rng) if preserved else hospitals
-    fresh = Sample.draw(cell, others, cell.fresh, rng)
-    truth = np.stack([p.truth(fresh, x, found[0].n) for p, x in zip(probes, fresh.x, strict=True)])
-    rho = np.stack([each.mean() for each in found])
-
-    resampled = sites if preserved else None
-    weights = bootstrap.sample_weights(fold, draws=cell.draws, seed=seed, sites=resampled)
-    sampled = bootstrap.sampled_means(cohort.y, predicted, fold, weights, method="reranked")[:, 0]
-    widening = 1.0 if resampled is None else bootstrap.widening_for_sites(fold, sites)
-    draws = bootstrap.confidence_draws(rho.mean(axis=1), sampled, widening=widening)
-    low, high = bootstrap.central_interval(draws[0])
-    delta = draws[0] - draws[1]
-    delta_low, delta_high = bootstrap.central_interval(delta)
-    return {
-        "mean": rho[0].mean(), "median": np.median(rho[0]), "truth": truth[0].mean(),
-        "truth_median": np.median(truth[0]), "low": low, "high": high, "delta": rho[0].mean() - rho[1].mean(),
-        "truth_delta": truth[0].mean() - truth[1].mean(), "delta_low": delta_low, "delta_high": delta_high,
-        "p": bootstrap.two_sided_p(delta), "p_wilcoxon": wilcoxon(rho[0] - rho[1]).pvalue,
-    }  # fmt: skip
+def summaries(cell: Cell, experiment: Experiment, rows: pd.DataFrame) -> list[Row]:
+    """Means over cohorts, each beside its Monte-Carlo standard error; a row a kind."""
+    found = []
+    for kind, part in rows.groupby(experiment.kind, sort=False) if experiment.kind else [("", rows)]:
+        row: Row = {name: getattr(cell, name) for name in SETTINGS}
+        row |= {"noise_ratio": cell.blur[1] / cell.blur[0], "cohorts": len(part)}
+        if experiment.kind:
+            row[experiment.kind] = kind
+        for name in part.columns.drop([experiment.kind], errors="ignore"):
+            values = part[name].astype(float)
+            row |= {name: values.mean(), f"{name}_se": _standard_error(part[name])}
+        found.append(row)
+    return found
 
 
-def summary(cell: Cell, trials: pd.DataFrame) -> dict[str, Any]:
-    """A row of the table, each measure beside its Monte-Carlo standard error."""
-    law = trials["truth"].mean()
-    shares = {
-        "covers_fits": trials["truth"].between(trials["low"], trials["high"]),
-        "covers_law": (trials["low"] <= law) & (law <= trials["high"]),
-        "delta_covers_fits": trials["truth_delta"].between(trials["delta_low"], trials["delta_high"]),
-        "delta_covers_law": (trials["delta_low"] <= 0) & (trials["delta_high"] >= 0),
-        "false_verdicts": trials["p"] < 0.05,
-        "false_wilcoxon": trials["p_wilcoxon"] < 0.05,
-    }
-    row = asdict(cell) | {"cohorts": len(trials), "truth": law, "truth_se": trials["truth"].sem()}
-    for name, truth in (("mean", "truth"), ("median", "truth_median")):
-        error = trials[name] - trials[truth]
-        row |= {f"bias_{name}": error.mean(), f"bias_{name}_se": error.sem()}
-    for name, holds in shares.items():
-        n, k = len(holds), int(holds.sum())
-        # Agresti & Coull's share: a share of 0 or 1 in few cohorts is not free of error.
-        fair = (k + 2) / (n + 4)
-        row |= {name: k / n, f"{name}_se": np.sqrt(fair * (1 - fair) / (n + 4))}
-    return row
+def _standard_error(values: pd.Series) -> float:
+    if values.dtype != bool:
+        return float(values.sem())
+    # Agresti & Coull's share: a share of 0 or 1 in few cohorts is not free of error.
+    fair = (values.sum() + 2) / (len(values) + 4)
+    return float(np.sqrt(fair * (1 - fair) / (len(values) + 4)))
 
 
-COLUMNS = {
-    "truth": "true ρ", "bias_mean": "bias mean", "bias_median": "bias median", "covers_fits": "fits",
-    "covers_law": "law", "delta_covers_fits": "Δ fits", "delta_covers_law": "Δ law", "false_verdicts": "false A≠B",
-    "false_wilcoxon": "Wilcoxon",
-}  # fmt: skip
-"""Measures of the printed table, and what they are called."""
+def cells(name: str, asked: argparse.Namespace) -> Iterator[Cell]:
+    """The cells of an experiment that are asked for."""
+    for scheme, n, sites, r, c in product(asked.schemes, asked.patients, asked.sites, asked.r, asked.gene_correlation):
+        cell = Cell(scheme, n, sites, r, c)
+        if name == "power":
+            yield from (replace(cell, blur=(cell.blur[0], cell.blur[0] * ratio)) for ratio in asked.noise_ratios)
+        elif name == "null":
+            yield replace(cell, null_genes=cell.genes // 2)
+        elif name == "confounded":
+            yield replace(cell, sees=(1.0, 0.0), site_features=(0.3, 4.0), site_expression=1.0)
+        else:
+            yield cell
 
 
-def show(row: dict[str, Any]) -> None:
-    """Print a row."""
-    settings = f"{row['scheme']:<14} {row['patients']:>5} {row['sites']:>5} {row['r']:>4} {row['gene_correlation']:>5}"
-    signed = ("bias_mean", "bias_median")
-    shown = [f"{row[name]:{'+' if name in signed else ''}.3f} ±{row[f'{name}_se']:.3f}" for name in COLUMNS]
-    print(f"{settings} {row['cohorts']:>7} " + " ".join(f"{each:>14}" for each in shown), flush=True)
+def keep(rows: list[Row], path: Path) -> None:
+    """Write rows to a table, in place of rows of the same settings."""
+    frame = pd.DataFrame(rows)
+    if path.exists():
+        same = [*SETTINGS, "noise_ratio"]
+        before = pd.read_csv(path)
+        again = pd.MultiIndex.from_frame(frame[same])
+        frame = pd.concat([before[~pd.MultiIndex.from_frame(before[same]).isin(again)], frame], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.round(5).to_csv(path, index=False)
 
 
-def grid(asked: argparse.Namespace) -> list[Cell]:
-    """The cells that are asked for."""
-    if asked.quick:
-        common = {"patients": 150, "sites": 15, "slope": 0.0, "genes": 24, "fresh": 4000, "draws": 400}
-        kinds = [("random-patient", 0.5, 0.0), *product(get_args(Scheme), (0.0, 0.5, 0.8), (0.3,))]
-        return [Cell(scheme, r=r, gene_correlation=c, **common) for scheme, r, c in kinds]
-    axes = product(asked.schemes, asked.patients, asked.sites, asked.r, asked.gene_correlation)
-    return [Cell(*axis, asked.slope, asked.genes, asked.fresh, asked.draws) for axis in axes]
+def show(rows: list[Row], header: bool) -> None:
+    """Print rows, each measure beside its standard error."""
+    shown = {}
+    for name in rows[0]:
+        if name.endswith("_se") or name == "noise_ratio":
+            continue
+        se = f"{name}_se"
+        shown[name] = [f"{row[name]:.3f} ±{row[se]:.3f}" if se in row else str(row[name]) for row in rows]
+    widths = {name: max(13, len(name), *(len(text) for text in texts)) for name, texts in shown.items()}
+    if header:
+        print(" ".join(name.rjust(width) for name, width in widths.items()))
+    for texts in zip(*shown.values(), strict=True):
+        print(" ".join(text.rjust(width) for text, width in zip(texts, widths.values(), strict=True)), flush=True)
+
+
+def check_closed_form(scheme: Scheme, n: int = 100_000) -> None:
+    """Print the truth of one cohort's first fit beside its ρ in a large fresh sample."""
+    cell = Cell(scheme, 200, 10, site_expression=0.5)
+    cohort, rng = Cohort.draw(cell, 0), np.random.default_rng(1)
+    train = cohort.fold != 0
+    fitted = Ridge().fit(cohort.patients(0).take(np.flatnonzero(train)), cohort.y[train])
+    others = Sites.draw(cell, n // 20, rng) if scheme == "preserved-site" else cohort.sites
+    fresh = Cohort.of_sites(cell, others, n, rng)
+    names = np.arange(n).astype(str)
+    sampled = scores.fold_spearman(fresh.y, fitted.predict(Patients(names, names, mean=fresh.x[0])), np.zeros(n))
+    truth = true_rho(cell, cohort.sites, 0, coefficients(fitted))
+    print(f"closed form of mean ρ, {scheme}: {truth.mean():.4f}; of {n:,} fresh patients: {sampled.mean().mean():.4f}")
 
 
 def options() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few small cells; other settings of cells are ignored")
-    parser.add_argument("--cohorts", type=int, help="cohorts a cell; 20 with --quick, else 1000")
-    parser.add_argument("--schemes", nargs="+", choices=get_args(Scheme), default=get_args(Scheme))
+    parser.add_argument("experiments", nargs="*", help=f"{', '.join(EXPERIMENTS)}; all of them unless named")
+    parser.add_argument("--quick", action="store_true", help="a few small cells; settings of cells are ignored")
+    parser.add_argument("--cohorts", type=int, default=1000, help="a cell")
+    parser.add_argument("--schemes", nargs="+", choices=get_args(Scheme), default=["preserved-site", "random-patient"])
     parser.add_argument("--patients", nargs="+", type=int, default=[100, 300, 1000])
     parser.add_argument("--sites", nargs="+", type=int, default=[5, 10, 20, 40])
     parser.add_argument("--r", nargs="+", type=float, default=[0.0, 0.3, 0.5, 0.8])
     parser.add_argument("--gene-correlation", nargs="+", type=float, default=[0.0, 0.3, 0.5])
-    parser.add_argument("--slope", type=float, default=0.0, help="SD of r between sites")
-    parser.add_argument("--genes", type=int, default=40)
-    parser.add_argument("--fresh", type=int, default=20000, help="patients that the truth is told from")
-    parser.add_argument("--draws", type=int, default=1000, help="bootstrap samples")
+    parser.add_argument("--noise-ratios", nargs="+", type=float, default=GAPS, help="of the second encoder, in `power`")
     parser.add_argument("--seed", type=int, default=0, help="of the first cohort")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--csv", type=Path, help="also write the table here, with all settings")
-    return parser.parse_args()
+    parser.add_argument("--csv", type=Path, help="folder to keep the tables in, one an experiment")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.experiments if name not in EXPERIMENTS]:
+        parser.error(f"there is no experiment {unknown[0]!r}")
+    if asked.quick:
+        asked.cohorts = min(asked.cohorts, 8)
+        asked.patients, asked.sites, asked.r, asked.gene_correlation = [150], [15], [0.0, 0.5], [0.3]
+        asked.noise_ratios = (1.0, 1.5)
+    return asked
 
 
 def main() -> None:
-    """Run the grid, print a row as soon as its cell is done."""
+    """Run the experiments cell by cell; print a cell's rows as soon as they are there."""
     asked = options()
-    cohorts = asked.cohorts or (20 if asked.quick else 1000)
-    print(" " * 14 + "  n     sites    r  corr. cohorts " + " ".join(f"{name:>14}" for name in COLUMNS.values()))
-    started, rows = time.perf_counter(), []
-    seeds = range(asked.seed, asked.seed + cohorts)
+    started = time.perf_counter()
+    if asked.quick:
+        for scheme in asked.schemes:
+            check_closed_form(scheme)
+    seeds = range(asked.seed, asked.seed + asked.cohorts)
     with ProcessPoolExecutor(asked.workers) as pool:
-        for cell in grid(asked):
-            run = map if asked.workers == 1 else pool.map
-            trials = pd.DataFrame(list(run(trial, [cell] * cohorts, seeds)))
-            rows.append(summary(cell, trials))
-            show(rows[-1])
-            if asked.csv:
-                pd.DataFrame(rows).to_csv(asked.csv, index=False)
+        for name in asked.experiments or EXPERIMENTS:
+            experiment = EXPERIMENTS[name]
+            print(f"\n{name}")
+            for position, cell in enumerate(cells(name, asked)):
+                trial = partial(run_trial, experiment.trial, cell)
+                found = map(trial, seeds) if asked.workers == 1 else pool.map(trial, seeds, chunksize=4)
+                rows = summaries(cell, experiment, pd.DataFrame([row for each in found for row in each]))
+                show(rows, header=position == 0)
+                if asked.csv:
+                    keep(rows, asked.csv / f"{name}.csv")
     print(f"{time.perf_counter() - started:.0f} s, {asked.workers} worker(s)", file=sys.stderr)
 
 

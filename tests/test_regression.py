@@ -182,3 +182,32 @@ def test_ridge_on_a_real_cohort_is_as_good_as_it_should_be(real_data):
     assert 0.215 <= median["random-patient"][0] <= 0.235
     best = pd.concat(by_gene[:5], axis=1).mean(axis=1).nlargest(20).index
     assert {"ICOS", "CD38", "CTLA4", "SIRPG", "CXCL9"} <= set(best)
+
+
+def test_other_splits_are_scored_and_predictions_are_those_of_the_first(folder):
+    once, thrice = (trials.assembled(folder, folds={"n": 3, "repeats": repeats}) for repeats in (1, 3))
+    found = []
+    for study in (once, thrice):
+        regress(study)
+        found.append(read_predictions(jobs(study)[0]))
+    np.testing.assert_array_equal(found[0].X, found[1].X)
+    by_split = found[1].varm["rho_by_split"]
+    assert found[0].varm["rho_by_split"].shape[1] == 1
+    assert by_split.shape[1] == 3
+    np.testing.assert_allclose(by_split[:, :1], found[0].varm["rho_by_split"])
+    assert np.ptp(by_split[:12], axis=1).min() > 0  # other folds, other fits
+    assert np.ptp(by_split[:12].mean(axis=0)) < 0.2
+
+
+def test_noise_of_training_patients_is_larger_where_there_is_no_signal(folder):
+    study = trials.assembled(folder)
+    regress(study)
+    found = read_predictions(jobs(study)[0])
+    share = np.mean(
+        [
+            found[fold].layers["noise"].var(axis=0) / found[fold].X.var(axis=0)
+            for fold in (found.obs["fold"].to_numpy() == label for label in range(3))
+        ],
+        axis=0,
+    )
+    assert share[:12].mean() < 0.5 < share[24:].mean()

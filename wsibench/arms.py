@@ -24,6 +24,12 @@ class Arm:
     """Which of the jobs compete: encoders and features tables, not controls."""
     measured: np.ndarray
     predicted: list[np.ndarray]
+    noise: list[np.ndarray]
+    """Of the training patients in each prediction, (patients, genes)."""
+    by_split: list[np.ndarray]
+    """ρ of each split of the patients into folds, (genes, splits); NaN for a gene constant in a fold of another."""
+    by_seed: list[np.ndarray | None]
+    """ρ of each seed of a probe that has several, (genes, seeds)."""
     fold: np.ndarray
     sites: np.ndarray
     subtypes: np.ndarray
@@ -40,6 +46,11 @@ class Arm:
             return every
         groups = self.genes["group"].astype(str)
         return every | {group: (groups == group).to_numpy() for group in dict.fromkeys(groups)}
+
+    @property
+    def clusters(self) -> np.ndarray | None:
+        """What new patients come in, (patients,): sites, where whole sites are held out; else None, one by one."""
+        return self.sites if self.scheme == "preserved-site" else None
 
     def named(self, row: int) -> dict[str, str]:
         """The columns that name a row of a table."""
@@ -85,6 +96,9 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         np.array([job.encoder in (*study.encoders, *study.features) for job in competing]),
         benchmark.X[counted][:, genes],
         [adata.X[counted][:, genes] for adata in predictions],
+        [adata.layers["noise"][counted][:, genes] for adata in predictions],
+        [adata.varm["rho_by_split"][genes] for adata in predictions],
+        [adata.varm["rho_by_seed"][genes] if "rho_by_seed" in adata.varm else None for adata in predictions],
         fold[counted],
         benchmark.obs["site"].to_numpy(str)[counted],
         benchmark.obs["subtype"].to_numpy(str)[counted],

@@ -1,6 +1,7 @@
 """How sure a score is: samples of patients or sites that all encoders share, and what is read off them.
 
-Pure functions of arrays.  The fitted models are taken as given: what is sampled is who they are tried on.
+Pure functions of arrays.  What is sampled is who the fitted models are tried on; that those who are tried
+on by one fit have trained the others is made up for by `wsibench.halves`.
 """
 
 from collections.abc import Sequence

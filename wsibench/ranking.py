@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, measures, null, scores
+from wsibench import bootstrap, halves, measures, null, scores, spread
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -20,7 +20,7 @@ from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
-FORMAT = 3
+FORMAT = 4
 STAGE = "ranking"
 FEWEST_PERMUTATIONS = 4
 """A gene's own null needs as many to have a spread."""
@@ -41,6 +41,7 @@ TABLES = {
         "given_subtype", "significant", "permutations",
     ],
     "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
+    "spread": spread.COLUMNS,
     "excluded_genes": ["scheme", "gene", "reason"],
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
@@ -69,7 +70,15 @@ def _path(study: Study, table: str) -> Path:
 
 
 Table = Literal[
-    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes"
+    "leaderboard",
+    "differences",
+    "rank_frequencies",
+    "null",
+    "groups",
+    "measures",
+    "exposure",
+    "spread",
+    "excluded_genes",
 ]
 
 
@@ -133,16 +142,10 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     found = [scores.fold_spearman(arm.measured, predicted, arm.fold) for predicted in arm.predicted]
     rho = np.stack([each.mean() for each in found])
     undefined = np.stack([each.undefined() for each in found])
-    sites = arm.sites if scheme == "preserved-site" else None
-    weights = bootstrap.sample_weights(arm.fold, draws=study.ranking.bootstrap, seed=study.ranking.seed, sites=sites)
     sets = arm.sets
     members = np.stack(list(sets.values()))
-    sampled = bootstrap.sampled_means(arm.measured, arm.predicted, arm.fold, weights, members, method="reranked")
-    if not np.isfinite(sampled).any(axis=2).all():
-        raise CohortError(f"{scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
-    widening = 1.0 if sites is None else bootstrap.widening_for_sites(arm.fold, sites)
     estimate = np.stack([rho[:, genes].mean(axis=1) for genes in members], axis=1)
-    draws = bootstrap.confidence_draws(estimate, sampled, widening=widening)
+    draws = _draws(arm, estimate, members)
     permuted = [_permuted(arm, job) for job in arm.jobs]
     p_q = [_significance(each, null_of) for each, null_of in zip(rho, permuted, strict=True)]
     return {
@@ -154,8 +157,25 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "groups": _groups(arm, rho, draws, sets),
         "measures": _measures(arm, rho, permuted, p_q),
         "exposure": _exposure(arm, rho, draws[:, 0]),
+        "spread": spread.spread(arm, draws[:, 0]),
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
     }
+
+
+def _draws(arm: Arm, estimate: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Draws of where the truth of `estimate` lies, (predictions, sets, draws), the same patients in each for all."""
+    ranking, clusters = arm.study.ranking, arm.clusters
+    data = (arm.measured, arm.predicted)
+    weights = bootstrap.sample_weights(arm.fold, draws=ranking.bootstrap, seed=ranking.seed, sites=clusters)
+    sampled = bootstrap.sampled_means(*data, arm.fold, weights, members, method="reranked")
+    if not np.isfinite(sampled).any(axis=2).all():
+        raise CohortError(f"{arm.scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
+    each = np.arange(len(arm.fold)) if clusters is None else clusters
+    sampled += halves.training_draws(
+        *data, arm.noise, arm.fold, each, members, draws=ranking.bootstrap, seed=ranking.seed
+    )
+    widening = 1.0 if clusters is None else bootstrap.widening_for_sites(arm.fold, clusters)
+    return bootstrap.confidence_draws(estimate, sampled, widening=widening)
 
 
 def _permuted(arm: Arm, job: Job) -> np.ndarray | None:

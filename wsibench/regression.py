@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsibench import embedding, folds
+from wsibench import embedding, folds, halves
 from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
 from wsibench.assembly import bag_index, names, not_applicable, read_bags, read_benchmark
 from wsibench.compute import map_slides
 from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
 from wsibench.probes import offer
-from wsibench.probes.base import Attends, Patients, Probe
+from wsibench.probes.base import Attends, Fitted, Patients, Probe, Seeded
+from wsibench.scores import fold_spearman
 from wsibench.sections import Scheme
 from wsibench.study import Study
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "expected", "fit", "jobs", "not_applicable", "out_of_fold", "read_predictions", "regress"]
 
-FORMAT = 2
+FORMAT = 3
 STAGE = "regression"
 
 ROUNDING = 1e-5
@@ -132,9 +133,12 @@ def read_predictions(job: Job) -> "AnnData":
     Returns
     -------
     AnnData
-        X: float32 (patients, genes) in the unit of the study's expression; obs: fold, site;
-        uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains by
-        epochs, curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
+        X: float32 (patients, genes) in the unit of the study's expression; layers["noise"]: what
+        other training patients might have made of it, as `wsibench.halves.training_noise`; obs: fold,
+        site; varm["rho_by_split"]: within-fold ρ of each split of the patients (genes, splits), the
+        first of which X is of; varm["rho_by_seed"]: of each seed of a probe that has several (genes,
+        seeds); uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains
+        by epochs, curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
     """
     import anndata
 
@@ -176,6 +180,10 @@ class OutOfFold:
 
     predicted: np.ndarray
     """float32 (patients, genes)."""
+    seeds: np.ndarray | None
+    """The same of each seed, (seeds, patients, genes), from a probe that has several."""
+    noise: np.ndarray | None
+    """Noise of the training patients in it, (patients, genes), where halves were fitted."""
     attention: list[np.ndarray]
     """(tiles,) a patient; empty unless the probe attends."""
     chosen: dict[str, dict[str, Any]]
@@ -183,7 +191,9 @@ class OutOfFold:
     curves: pd.DataFrame | None
 
 
-def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarray, *, seed: int = 0) -> OutOfFold:
+def out_of_fold(
+    probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarray, *, seed: int = 0, with_halves: bool = False
+) -> OutOfFold:
     """Fit the probe once a fold on all other patients, and predict those held out.
 
     Parameters
@@ -192,6 +202,8 @@ def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarra
         (patients, genes).
     fold
         Fold that holds each patient out, (patients,).
+    with_halves
+        Also fit on two halves of every fold's training patients, to tell the noise in its predictions.
 
     Raises
     ------
@@ -199,6 +211,8 @@ def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarra
         When a fold leaves fewer than three patients to train on.
     """
     predicted = np.empty(y.shape, np.float32)
+    noise = np.empty(y.shape, np.float32) if with_halves else None
+    by_seed: np.ndarray | None = None
     attention: dict[int, np.ndarray] = {}
     chosen, curves = {}, []
     for label in np.unique(fold):
@@ -206,17 +220,39 @@ def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarra
         if len(train) < 3:
             raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
         fitted = probe.fit(patients.take(train), y[train], seed=seed)
+        seeds, weights = _of_each_seed(fitted, patients.take(held))
+        predicted[held] = settled(seeds.mean(axis=0), y[train].std(axis=0, dtype=np.float64))
+        if len(seeds) > 1:
+            by_seed = np.empty((len(seeds), *y.shape), np.float32) if by_seed is None else by_seed
+            by_seed[:, held] = seeds
+        if noise is not None:
+            noise[held] = _noise(probe, patients.take(train), y[train], patients.take(held), predicted[held], seed)
         if isinstance(fitted, Attends):
-            seeds, weights = fitted.predict_with_attention(patients.take(held))
-            predicted[held] = seeds.mean(axis=0)
             attention |= zip(held.tolist(), weights, strict=True)
             curves.append(fitted.curves.assign(fold=int(label)))
-        else:
-            predicted[held] = fitted.predict(patients.take(held))
-        predicted[held] = settled(predicted[held], y[train].std(axis=0, dtype=np.float64))
         chosen[str(label)] = fitted.chosen
     ordered = [attention[position] for position in sorted(attention)]
-    return OutOfFold(predicted, ordered, chosen, pd.concat(curves, ignore_index=True) if curves else None)
+    together = pd.concat(curves, ignore_index=True) if curves else None
+    return OutOfFold(predicted, by_seed, noise, ordered, chosen, together)
+
+
+def _of_each_seed(fitted: Fitted, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Predictions of every seed, (seeds, patients, genes), and the attention of a probe that attends."""
+    if isinstance(fitted, Attends):
+        return fitted.predict_with_attention(patients)
+    if isinstance(fitted, Seeded):
+        return fitted.predict_seeds(patients), []
+    return fitted.predict(patients)[None], []
+
+
+def _noise(
+    probe: Probe, train: Patients, y: np.ndarray, held: Patients, predicted: np.ndarray, seed: int
+) -> np.ndarray:
+    """Noise of the training patients in what is predicted, from fits on two halves of them."""
+    # The same halves for every encoder and probe, whose predictions they make noisy together.
+    parts = halves.divide(train.groups, seed)
+    one, other = (probe.fit(train.take(part), y[part], seed=seed).predict(held) for part in parts)
+    return halves.training_noise(one, other, predicted)
 
 
 def settled(predicted: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -236,10 +272,11 @@ def settled(predicted: np.ndarray, sd: np.ndarray) -> np.ndarray:
     return np.where(flat, predicted[:1], predicted)
 
 
-def fit(job: Job, y: np.ndarray, patients: Patients, fold: np.ndarray) -> OutOfFold:
+def fit(job: Job, y: np.ndarray, patients: Patients, fold: np.ndarray, *, with_halves: bool = False) -> OutOfFold:
     """Out-of-fold predictions of `y`, in one thread: other jobs have the other cores."""
     with threadpool_limits(1):
-        return out_of_fold(offer(job.probe).make(job.study), patients, y, fold, seed=job.study.folds.seed)
+        probe = offer(job.probe).make(job.study)
+        return out_of_fold(probe, patients, y, fold, seed=job.study.folds.seed, with_halves=with_halves)
 
 
 def _fit_job(job: Job) -> None:
@@ -247,7 +284,12 @@ def _fit_job(job: Job) -> None:
 
     patients, benchmark, fold = load(job)
     started = time.perf_counter()
-    found = fit(job, benchmark.X, patients, fold)
+    found = fit(job, benchmark.X, patients, fold, with_halves=True)
+    others = [each.to_numpy() for _, each in folds.read_splits(job.study, job.scheme).iloc[:, 1:].items()]
+    splits = [(found.predicted, fold), *((fit(job, benchmark.X, patients, each).predicted, each) for each in others)]
+    varm = {"rho_by_split": _rho(benchmark.X, splits)}
+    if found.seeds is not None:
+        varm["rho_by_seed"] = _rho(benchmark.X, [(each, fold) for each in found.seeds])
     seconds = round(time.perf_counter() - started, 2)
     predictions, *attention = job.artefacts
     uns = {"key": predictions.key, "study_key": job.study.key, "chosen": json.dumps(found.chosen)}
@@ -265,12 +307,18 @@ def _fit_job(job: Job) -> None:
         "chosen": _median_of(list(found.chosen.values())),
     }
     with writing(predictions, **facts) as path:
-        adata = anndata.AnnData(found.predicted, obs=obs, var=var, uns={"wsibench": uns})
+        layers = {"noise": found.noise}
+        adata = anndata.AnnData(found.predicted, obs, var, layers=layers, varm=varm, uns={"wsibench": uns})
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
     for artefact in attention:
         table = bag_index(job.study, patients.ids, job.encoder).assign(attention=np.concatenate(found.attention))
         with writing(artefact) as path:
             table.to_parquet(path, index=False)
+
+
+def _rho(y: np.ndarray, predictions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Within-fold ρ of several predictions, each with its folds; float32 (genes, predictions)."""
+    return np.stack([fold_spearman(y, each, fold).mean() for each, fold in predictions], axis=1).astype(np.float32)
 
 
 def _median_of(chosen: list[dict[str, Any]]) -> str:
