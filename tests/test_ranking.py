@@ -88,13 +88,29 @@ def test_differences_and_rank_frequencies_agree_with_the_board(study):
 
 
 def test_permuted_pairing_keeps_what_a_site_is_worth_and_nothing_else(study):
-    table = read(study, "null").set_index(["scheme", "encoder", "group"])
+    table = read(study, "null")
+    table = table[table["kind"] == "within-site"].set_index(["scheme", "encoder", "group"])
     assert (table["permutations"] == 12).all()
     assert (table["q025"] <= table["mean"]).all()
     assert (table["mean"] <= table["q975"]).all()
     assert abs(table.loc[("preserved-site", "good", "good"), "mean"]) < 0.15
     assert table.loc[("random-patient", "site", "site"), "mean"] > 0.5
     assert set(table.index.get_level_values("group")) == {"", "good", "site", "null"}
+
+
+def test_shuffled_over_all_patients_not_even_the_site_is_left(study):
+    table = read(study, "null").set_index(["kind", "scheme", "encoder", "group"])
+    free = table.loc["free"]
+    assert (free["permutations"] == 8).all()
+    assert (free["mean"].abs() < 0.1).all()
+    assert free.loc[("random-patient", "site", "site"), "q975"] < 0.2
+    significant = read(study, "measures").set_index(["scheme", "encoder"])["permutations"]
+    assert (significant == 12).all(), "significance stands on the shuffles within sites"
+
+
+def test_without_free_permutations_there_is_no_such_null(folder):
+    study = ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 4}})
+    assert set(read(study, "null")["kind"]) == {"within-site"}
 
 
 def test_the_null_is_that_of_the_same_shuffles_fitted_one_by_one(folder, monkeypatch):
@@ -116,7 +132,7 @@ def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(fol
     study.leaderboard_csv.unlink()
     rank(study)
     assert study.leaderboard_csv.read_bytes() == board
-    study = trials.load(folder, ranking={"bootstrap": 200, "permutations": {"ridge": 12}, "rope": 0.05})
+    study = trials.load(folder, ranking={**trials.RANKING, "rope": 0.05})
     due = {artefact.path.name for artefact in ranking.expected(study) if artefact.due()}
     assert due == {"scores.parquet", *(f"{table}.csv" for table in TABLES)}
 
@@ -199,6 +215,8 @@ def test_other_measures_stand_beside_and_agree_with_the_board(study):
     assert by_encoder["rmse"].gt(0).all()
     assert by_encoder["within_subtype"].isna().all()  # no subtypes known
     assert (table["permutations"] == 12).all()
+    np.testing.assert_allclose(table["resolution"], 1 / (12 * 36 + 1))
+    assert pd.read_parquet(study.scores_parquet)["p"].min() >= table["resolution"].min()
 
 
 def test_planted_genes_are_significant_and_noise_is_not(study):

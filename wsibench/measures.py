@@ -81,7 +81,7 @@ def significance(rho: np.ndarray, permuted: np.ndarray) -> tuple[np.ndarray, np.
     A hundred permutations cannot put one gene's p below .0099.  So every gene's Fisher z is measured in
     mean and SD of its own permutations, and the permutations of all genes then form one null, each
     measured against the others of its gene as the gene itself is against all.  No p is below
-    1 / (permutations · genes + 1).
+    `smallest_p`.
 
     Parameters
     ----------
@@ -102,8 +102,13 @@ def significance(rho: np.ndarray, permuted: np.ndarray) -> tuple[np.ndarray, np.
     total, squares = z0.sum(axis=0), np.square(z0).sum(axis=0)
     pooled = np.sort(_scaled(z0, total - z0, squares - z0**2, n - 1).ravel())
     observed = _scaled(z, total, squares, n)
-    p = (1 + len(pooled) - np.searchsorted(pooled, observed)) / (len(pooled) + 1)
+    p = (1 + len(pooled) - np.searchsorted(pooled, observed)) * smallest_p(len(pooled))
     return p, false_discovery_control(p)
+
+
+def smallest_p(pooled: int) -> float:
+    """The finest p that a null of so many values tells: 1 / (permutations · genes + 1)."""
+    return 1 / (pooled + 1)
 
 
 def _scaled(z: np.ndarray, total: np.ndarray, squares: np.ndarray, n: int) -> np.ndarray:

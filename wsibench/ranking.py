@@ -1,6 +1,6 @@
 """The leaderboard: which encoder reads expression best, and how sure that is."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal
 
@@ -34,18 +34,18 @@ TABLES = {
         "scheme", "encoder_a", "probe_a", "encoder_b", "probe_b", "delta", "ci_low", "ci_high", "p", "p_holm", "p_rope",
     ],
     "rank_frequencies": ["scheme", "encoder", "probe", "rank", "frequency"],
-    "null": ["scheme", "encoder", "probe", "group", "mean", "q025", "q975", "permutations"],
+    "null": ["scheme", "encoder", "probe", "kind", "group", "mean", "q025", "q975", "permutations"],
     "groups": ["scheme", "encoder", "probe", "group", "n_genes", "mean_rho", "ci_low", "ci_high", "ceiling"],
     "measures": [
         "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "within_subtype",
-        "given_subtype", "significant", "permutations",
+        "given_subtype", "significant", "permutations", "resolution",
     ],
     "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
     "excluded_genes": ["scheme", "gene", "reason"],
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason")  # fmt: skip
+        "gene", "reason", "kind")  # fmt: skip
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -143,14 +143,14 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     widening = 1.0 if sites is None else bootstrap.widening_for_sites(arm.fold, sites)
     estimate = np.stack([rho[:, genes].mean(axis=1) for genes in members], axis=1)
     draws = bootstrap.confidence_draws(estimate, sampled, widening=widening)
-    permuted = [_permuted(arm, job) for job in arm.jobs]
+    permuted, free = ([_permuted(arm, job, kind) for job in arm.jobs] for kind in null.KINDS)
     p_q = [_significance(each, null_of) for each, null_of in zip(rho, permuted, strict=True)]
     return {
         "scores": _scores(arm, rho, undefined, p_q),
         "leaderboard": _leaderboard(arm, rho, undefined, draws[:, 0]),
         "differences": _differences(arm, rho, draws[:, 0]),
         "rank_frequencies": _frequencies(arm, draws[:, 0]),
-        "null": _null(arm, permuted, sets),
+        "null": _null(arm, {"within-site": permuted, "free": free}, sets),
         "groups": _groups(arm, rho, draws, sets),
         "measures": _measures(arm, rho, permuted, p_q),
         "exposure": _exposure(arm, rho, draws[:, 0]),
@@ -158,9 +158,11 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     }
 
 
-def _permuted(arm: Arm, job: Job) -> np.ndarray | None:
+def _permuted(arm: Arm, job: Job, kind: null.Kind) -> np.ndarray | None:
     """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
-    return null.read_null(job)[arm.genes.index.to_numpy(str)].to_numpy() if null.permutations(job) else None
+    if not null.permutations(job, kind):
+        return None
+    return null.read_null(job, kind)[arm.genes.index.to_numpy(str)].to_numpy()
 
 
 def _significance(rho: np.ndarray, permuted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -234,17 +236,18 @@ def _frequencies(arm: Arm, draws: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _null(arm: Arm, permuted: list, sets: dict[str, np.ndarray]) -> pd.DataFrame:
+def _null(arm: Arm, permuted: dict[null.Kind, list], sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """Where the mean ρ lies under permuted pairing, over all genes and by group."""
     rows = []
-    for row, rho in enumerate(permuted):
+    for kind, row in product(permuted, range(len(arm.jobs))):
+        rho = permuted[kind][row]
         if rho is None:
             continue
         for group, members in sets.items():
             means = np.nanmean(rho[:, members], axis=1)
             low, high = np.quantile(means, [0.025, 0.975])
             rows.append({
-                **arm.named(row), "group": group, "mean": means.mean(), "q025": low, "q975": high,
+                **arm.named(row), "kind": kind, "group": group, "mean": means.mean(), "q025": low, "q975": high,
                 "permutations": len(means),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=TABLES["null"])
@@ -285,6 +288,7 @@ def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFr
             "given_subtype": measures.partial_spearman(y, x, fold, indicators).mean() if subtyped else np.nan,
             "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,
             "permutations": 0 if permuted[row] is None else len(permuted[row]),
+            "resolution": measures.smallest_p(permuted[row].size) if np.isfinite(q).any() else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows, columns=TABLES["measures"])
 

@@ -210,7 +210,9 @@ class Ranking(Section):
 
     bootstrap: int = Field(2000, ge=100)
     permutations: dict[str, int] = {"ridge": 100, "abmil": 5}
-    """Refits under permuted pairing, by probe; 0 or absent for none."""
+    """Refits under pairing permuted within sites, by probe; 0 or absent for none."""
+    free_permutations: dict[str, int] = {}
+    """Refits under pairing permuted over all patients, by probe; 0 or absent for none."""
     seed: int = 0
     """Of the bootstrap and the permutations."""
     rope: float = Field(0.01, ge=0, strict=False)

@@ -267,9 +267,9 @@ class Study(Section):
         """Out-of-fold attention of a bag probe, one row a tile."""
         return self.root / "predictions" / scheme / f"{encoder}.{probe}.attention.parquet"
 
-    def null_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
-        """Scores under permuted pairing, one row a permutation and gene."""
-        return self.root / "null" / scheme / f"{encoder}.{probe}.parquet"
+    def null_parquet(self, scheme: str, encoder: str, probe: str, *, free: bool = False) -> Path:
+        """Scores under permuted pairing (within sites, or `free` of them), one row a permutation and gene."""
+        return self.root / "null" / scheme / f"{encoder}.{probe}{'.free' if free else ''}.parquet"
 
 
 def data_root() -> Path:
