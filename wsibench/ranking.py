@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, measures, null, scores
+from wsibench import bootstrap, genesets, measures, null, scores
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -42,10 +42,11 @@ TABLES = {
     ],
     "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
     "excluded_genes": ["scheme", "gene", "reason"],
+    "sets": genesets.COLUMNS,
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason", "kind")  # fmt: skip
+        "gene", "reason", "kind", "set")  # fmt: skip
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -59,7 +60,8 @@ def expected(study: Study) -> list[Artefact]:
     predictions = [artefact.key for artefact in predictions_expected(study)]
     nulls = null.expected(study)
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls)])
+    lists = genesets.identities(study)
+    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *lists])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
     return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
 
@@ -69,7 +71,7 @@ def _path(study: Study, table: str) -> Path:
 
 
 Table = Literal[
-    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes"
+    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes", "sets"
 ]
 
 
@@ -135,8 +137,8 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     undefined = np.stack([each.undefined() for each in found])
     sites = arm.sites if scheme == "preserved-site" else None
     weights = bootstrap.sample_weights(arm.fold, draws=study.ranking.bootstrap, seed=study.ranking.seed, sites=sites)
-    sets = arm.sets
-    members = np.stack(list(sets.values()))
+    sets, declared = arm.sets, genesets.scored(study, arm.genes.index)
+    members = np.stack([*sets.values(), *genesets.filled(declared)])
     sampled = bootstrap.sampled_means(arm.measured, arm.predicted, arm.fold, weights, members, method="reranked")
     if not np.isfinite(sampled).any(axis=2).all():
         raise CohortError(f"{scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
@@ -155,6 +157,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "measures": _measures(arm, rho, permuted, p_q),
         "exposure": _exposure(arm, rho, draws[:, 0]),
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
+        "sets": genesets.table(arm, rho, draws[:, len(sets) :], declared),
     }
 
 

@@ -1,7 +1,7 @@
 """The sections of study.yaml: frozen, documented, and strict about what they are given."""
 
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -213,8 +213,11 @@ class Ranking(Section):
     """Refits under pairing permuted within sites, by probe; 0 or absent for none."""
     free_permutations: dict[str, int] = {}
     """Refits under pairing permuted over all patients, by probe; 0 or absent for none."""
+    gene_sets: dict[str, str | Annotated[list[str], Field(min_length=1)]] | None = None
+    """Sets of genes that are scored by themselves, against random sets of their size: a file with one symbol a
+    line, a list, or a .gmt whose sets go by their own names.  Unset: the lists of data/genes that the study covers."""
     seed: int = 0
-    """Of the bootstrap and the permutations."""
+    """Of the bootstrap, the permutations and the random sets."""
     rope: float = Field(0.01, ge=0, strict=False)
     """Differences of mean ρ smaller than this count as practically equal."""
 
