@@ -213,7 +213,6 @@ def test_other_measures_stand_beside_and_agree_with_the_board(study):
     by_encoder = table.set_index(["scheme", "encoder"])
     assert by_encoder.loc[("random-patient", "good"), "pearson"] > 0.1
     assert by_encoder["rmse"].gt(0).all()
-    assert by_encoder["within_subtype"].isna().all()  # no subtypes known
     assert (table["permutations"] == 12).all()
     np.testing.assert_allclose(table["resolution"], 1 / (12 * 36 + 1))
     assert pd.read_parquet(study.scores_parquet)["p"].min() >= table["resolution"].min()
@@ -244,6 +243,20 @@ def test_within_subtype_where_subtypes_are_known(folder):
     patients = pd.read_csv(folder / "patients.csv")
     patients["subtype"] = np.where(np.arange(60) % 2, "A", "B")
     patients.to_csv(folder / "patients.csv", index=False)
-    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}}), "measures").set_index("encoder")
-    assert np.isfinite(table[["within_subtype", "given_subtype"]]).all(axis=None)
-    assert table.loc["good", "given_subtype"].min() > 0.1
+    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}}), "adjusted")
+    assert {"within subtype", "given subtype", "without 1 PC"} <= set(table["adjustment"])
+    assert np.isfinite(table[["mean_rho", "median_rho", "unadjusted_rho"]]).all(axis=None)
+    table = table.set_index(["adjustment", "encoder", "scheme"]).sort_index()
+    assert table.loc[("given subtype", "good"), "mean_rho"].min() > 0.1
+    # An alternation that means nothing takes nothing away.
+    for name in ("within subtype", "given subtype"):
+        row = table.loc[(name, "good", "preserved-site")]
+        assert row["mean_rho"] == pytest.approx(row["unadjusted_rho"], abs=0.05)
+
+
+def test_without_an_adjustment_adjusted_is_the_board(study):
+    table = read(study, "adjusted")
+    board = read(study, "leaderboard").set_index(["scheme", "encoder"])
+    assert not table["adjustment"].str.contains("subtype").any(), "no subtypes are known"
+    for row in table[table["adjustment"] == "none"].itertuples():
+        assert row.mean_rho == row.unadjusted_rho == pytest.approx(board.loc[(row.scheme, row.encoder), "mean_rho"])

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, genesets, measures, null, scores
+from wsibench import adjusted, bootstrap, genesets, measures, null, scores
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -37,16 +37,17 @@ TABLES = {
     "null": ["scheme", "encoder", "probe", "kind", "group", "mean", "q025", "q975", "permutations"],
     "groups": ["scheme", "encoder", "probe", "group", "n_genes", "mean_rho", "ci_low", "ci_high", "ceiling"],
     "measures": [
-        "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "within_subtype",
-        "given_subtype", "significant", "permutations", "resolution",
+        "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "significant", "permutations",
+        "resolution",
     ],
     "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
     "excluded_genes": ["scheme", "gene", "reason"],
     "sets": genesets.COLUMNS,
+    "adjusted": adjusted.COLUMNS,
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason", "kind", "set")  # fmt: skip
+        "gene", "reason", "kind", "set", "adjustment")  # fmt: skip
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -60,8 +61,8 @@ def expected(study: Study) -> list[Artefact]:
     predictions = [artefact.key for artefact in predictions_expected(study)]
     nulls = null.expected(study)
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
-    lists = genesets.identities(study)
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *lists])
+    tables = [*genesets.identities(study), *adjusted.identities(study)]
+    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *tables])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
     return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
 
@@ -71,7 +72,16 @@ def _path(study: Study, table: str) -> Path:
 
 
 Table = Literal[
-    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes", "sets"
+    "leaderboard",
+    "differences",
+    "rank_frequencies",
+    "null",
+    "groups",
+    "measures",
+    "exposure",
+    "excluded_genes",
+    "sets",
+    "adjusted",
 ]
 
 
@@ -158,6 +168,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "exposure": _exposure(arm, rho, draws[:, 0]),
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
         "sets": genesets.table(arm, rho, draws[:, len(sets) :], declared),
+        "adjusted": adjusted.table(arm, rho, declared),
     }
 
 
@@ -274,12 +285,8 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
 
 def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFrame:
     """Other measures: means over genes, medians of R² and RMSE, and the share of genes with q < .05."""
-    known = arm.subtypes != ""
-    subtyped = len(np.unique(arm.subtypes[known])) > 1
-    indicators = (arm.subtypes[known, None] == np.unique(arm.subtypes[known])[1:]).astype(float)
     rows = []
     for row, predicted in enumerate(arm.predicted):
-        y, x, fold = arm.measured[known], predicted[known], arm.fold[known]
         q = p_q[row][1]
         rows.append({
             **arm.named(row), "mean_rho": rho[row].mean(),
@@ -287,8 +294,6 @@ def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFr
             "pearson": measures.fold_pearson(arm.measured, predicted, arm.fold).mean(),
             "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)),
             "rmse": np.median(measures.rmse(arm.measured, predicted)),
-            "within_subtype": measures.within_strata(y, x, fold, arm.subtypes[known]).mean() if subtyped else np.nan,
-            "given_subtype": measures.partial_spearman(y, x, fold, indicators).mean() if subtyped else np.nan,
             "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,
             "permutations": 0 if permuted[row] is None else len(permuted[row]),
             "resolution": measures.smallest_p(permuted[row].size) if np.isfinite(q).any() else np.nan,

@@ -216,10 +216,22 @@ class Ranking(Section):
     gene_sets: dict[str, str | Annotated[list[str], Field(min_length=1)]] | None = None
     """Sets of genes that are scored by themselves, against random sets of their size: a file with one symbol a
     line, a list, or a .gmt whose sets go by their own names.  Unset: the lists of data/genes that the study covers."""
+    covariates: str | None = None
+    """A table (CSV) of what else is known of patients: ``patient_id`` first, then columns of numbers."""
+    given: list[str] = []
+    """Columns of `covariates` that ρ is also given: purity, leukocyte fraction, …, one at a time."""
     seed: int = 0
     """Of the bootstrap, the permutations and the random sets."""
     rope: float = Field(0.01, ge=0, strict=False)
     """Differences of mean ρ smaller than this count as practically equal."""
+
+    @model_validator(mode="after")
+    def _columns_of_a_table(self) -> "Ranking":
+        if bool(self.given) != bool(self.covariates):
+            raise ValueError("`covariates` names a table and `given` its columns: give both or neither")
+        if taken := {"subtype", "immune"} & set(self.given):
+            raise ValueError(f"{' and '.join(sorted(taken))} is given from the study's own data: rename the column")
+        return self
 
 
 class Limits(Section):

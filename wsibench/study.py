@@ -120,6 +120,7 @@ class Study(Section):
             own = [*cohort.paths]
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
         given += [text for text in (self.ranking.gene_sets or {}).values() if isinstance(text, str)]
+        given += [self.ranking.covariates] if self.ranking.covariates else []
         return [text for text in own if text] + given + list(self.weights.values())
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
