@@ -163,6 +163,14 @@ def test_scores_are_those_of_a_pca_of_the_other_folds(folder, monkeypatch):
         np.testing.assert_allclose(np.abs(axes.directions), np.abs(pca.components_.T), rtol=0.01, atol=0.01)
 
 
+def test_genes_that_are_copies_have_no_more_axes_than_there_are(folder):
+    measured = np.random.default_rng(0).normal(size=(N, 2)).astype(np.float32)[:, np.arange(12) % 2]
+    for axes in adjusted.components(measured, np.arange(N) % FOLDS, 4):
+        norm = np.linalg.norm(axes.directions, axis=0)
+        np.testing.assert_allclose(norm, [1, 1, 0, 0], atol=1e-4)
+        assert np.isfinite(axes.scores).all()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -239,12 +239,16 @@ def test_rank_without_exposed_encoders(folder):
     assert table["p_best_unexposed"].sum() == pytest.approx(1)
 
 
-def test_within_subtype_where_subtypes_are_known(folder):
+def test_adjusted_for_subtype_and_purity_where_they_are_known(folder):
     patients = pd.read_csv(folder / "patients.csv")
     patients["subtype"] = np.where(np.arange(60) % 2, "A", "B")
     patients.to_csv(folder / "patients.csv", index=False)
-    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}}), "adjusted")
-    assert {"within subtype", "given subtype", "without 1 PC"} <= set(table["adjustment"])
+    purity = pd.DataFrame({"patient_id": patients["patient_id"], "purity": np.linspace(0.2, 0.9, 60)})
+    purity.iloc[:40].to_csv(folder / "purity.csv", index=False)
+    given = {"covariates": "purity.csv", "given": ["purity"]}
+    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}, **given}), "adjusted")
+    assert {"within subtype", "given subtype", "given purity", "without 1 PC"} <= set(table["adjustment"])
+    assert (table.loc[table["adjustment"] == "given purity", "n_patients"] == 40).all()
     assert np.isfinite(table[["mean_rho", "median_rho", "unadjusted_rho"]]).all(axis=None)
     table = table.set_index(["adjustment", "encoder", "scheme"]).sort_index()
     assert table.loc[("given subtype", "good"), "mean_rho"].min() > 0.1

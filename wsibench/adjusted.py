@@ -37,7 +37,7 @@ from wsibench.arms import Arm
 from wsibench.artefacts import file_sha256
 from wsibench.errors import CohortError
 from wsibench.genesets import COVERED, GeneSet
-from wsibench.measures import partial_spearman, residual_spearman, within_strata
+from wsibench.measures import ROUNDING, partial_spearman, residual_spearman, within_strata
 from wsibench.probes.base import Scaler
 from wsibench.scores import RESERVED, centred_midranks
 from wsibench.study import Study
@@ -181,7 +181,7 @@ class Axes:
     scores: np.ndarray
     """Of the patients held out, float32 (held, n)."""
     directions: np.ndarray
-    """Orthonormal, of genes scaled by `sd`, float32 (genes, n)."""
+    """Orthonormal, of genes scaled by `sd`, float32 (genes, n); 0 where genes have fewer axes than n."""
     sd: np.ndarray
     """Of each gene in the training patients, (genes,)."""
 
@@ -210,7 +210,9 @@ def components(measured: np.ndarray, fold: np.ndarray, n: int) -> list[Axes]:
             products += scaled @ scaled[train].T
         last = int(train.sum()) - 1
         variance, vectors = eigh(products[train].astype(np.float64), subset_by_index=[last - n + 1, last])
-        vectors = (vectors / np.sqrt(variance))[:, ::-1].astype(np.float32)
+        # Where genes are copies of each other there are fewer axes than asked for, and the rest is rounding.
+        scale = np.where(variance > ROUNDING * variance[-1], 1 / np.sqrt(np.maximum(variance, ROUNDING)), 0)
+        vectors = (vectors * scale)[:, ::-1].astype(np.float32)
         parts = [
             scaler.transform(measured[train, batch]).T @ vectors for scaler, batch in zip(scalers, batches, strict=True)
         ]
