@@ -46,10 +46,14 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def null(board: pd.DataFrame) -> pd.DataFrame:
-    """null.csv: all genes together, and one group of them with a much wider band."""
-    one = board.loc[board["probe"] == "ridge", ["scheme", "encoder", "probe"]].assign(mean=0.0)
+    """null.csv: all genes together, and one group of them and the free kind with much wider bands."""
+    one = board.loc[board["probe"] == "ridge", ["scheme", "encoder", "probe"]].assign(mean=0.0, kind="within-site")
     return pd.concat(
-        [one.assign(group="", q025=-0.012, q975=0.011), one.assign(group="null", q025=-0.3, q975=0.3)],
+        [
+            one.assign(group="", q025=-0.012, q975=0.011),
+            one.assign(group="null", q025=-0.3, q975=0.3),
+            one.assign(kind="free", group="", q025=-0.25, q975=0.25),
+        ],
         ignore_index=True,
     )
 

@@ -122,7 +122,7 @@ def test_forest_numbers_and_null():
     assert left.get_title(loc="left") == "Preserved-site folds"
     assert f"{best['mean_rho']:.3f}".lstrip("0") in " ".join(text.get_text() for text in left.texts)
     bands = [band.get_paths()[0].vertices[:, 0] for band in left.collections if isinstance(band, PolyCollection)]
-    # The band of all genes, not the wide one of a group.
+    # The band of all genes under shuffling within sites, not the wide ones of a group and of free shuffling.
     assert {(band.min(), band.max()) for band in bands} == {(-0.012, 0.011)}
 
 

@@ -55,8 +55,8 @@ def test_what_only_tells_subtypes_apart_is_gone_within_them():
     own = measured[:, :5]
     predicted[:, :5] = own + rng.normal(size=own.shape)
     fold = np.arange(300) % 5
-    within = measures.within_strata(measured, predicted, fold, subtype.astype(str))
-    given = measures.partial_spearman(measured, predicted, fold, np.eye(3)[subtype])
+    within = measures.within_strata(measured, [predicted], fold, subtype.astype(str))[0]
+    given = measures.partial_spearman(measured, [predicted], fold, np.eye(3)[subtype])[0]
     plain = scores.fold_spearman(measured, predicted, fold).mean()
     assert plain[5:].mean() > 0.7
     for left in (within, given):
@@ -67,16 +67,33 @@ def test_what_only_tells_subtypes_apart_is_gone_within_them():
 def test_partial_correlation_is_that_of_residual_ranks(cohort):
     measured, predicted, _ = cohort
     covariates = np.random.default_rng(0).normal(size=(90, 2)) + measured[:, :1]
-    found = measures.partial_spearman(measured, predicted, np.zeros(90), covariates)
+    found = measures.partial_spearman(measured, [predicted], np.zeros(90), covariates)[0]
     for g in range(6):
         y, x = (rankdata(values[:, g]) for values in (measured, predicted))
         y, x = (r - LinearRegression().fit(covariates, r).predict(covariates) for r in (y, x))
         assert found[g] == pytest.approx(pearsonr(y, x).statistic, abs=1e-4)
 
 
+def test_residual_correlation_is_spearmans_of_least_squares_residuals(cohort):
+    measured, predicted, fold = cohort
+    covariates = np.random.default_rng(0).normal(size=(90, 2)) + measured[:, :1]
+    predicted[:, 4] = 7.3
+    predicted[:, 5] = 1e3 + covariates @ [2.0, -1.0]
+    found = measures.residual_spearman(measured, [measured, predicted], fold, covariates)
+    assert found[0] == pytest.approx(0.999)
+    assert found[1, 4:].tolist() == [0, 0], "what is constant, or nothing but covariates, has no residual"
+    for g in range(4):
+        rho = []
+        for members in (fold == label for label in range(3)):
+            x = covariates[members]
+            y = (values[members, g : g + 1] for values in (measured, predicted))
+            rho.append(spearmanr(*(each - LinearRegression().fit(x, each).predict(x) for each in y)).statistic)
+        assert found[1, g] == pytest.approx(np.tanh(np.arctanh(rho).mean()), abs=1e-4)
+
+
 def test_strata_of_three_are_no_strata():
     y = np.random.default_rng(0).normal(size=(6, 2))
-    assert np.isnan(measures.within_strata(y, y, np.zeros(6), np.array(list("aaabbb")))).all()
+    assert np.isnan(measures.within_strata(y, [y], np.zeros(6), np.array(list("aaabbb")))).all()
 
 
 def null_cohort(seed, genes=400, permutations=30):

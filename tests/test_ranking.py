@@ -88,13 +88,29 @@ def test_differences_and_rank_frequencies_agree_with_the_board(study):
 
 
 def test_permuted_pairing_keeps_what_a_site_is_worth_and_nothing_else(study):
-    table = read(study, "null").set_index(["scheme", "encoder", "group"])
+    table = read(study, "null")
+    table = table[table["kind"] == "within-site"].set_index(["scheme", "encoder", "group"])
     assert (table["permutations"] == 12).all()
     assert (table["q025"] <= table["mean"]).all()
     assert (table["mean"] <= table["q975"]).all()
     assert abs(table.loc[("preserved-site", "good", "good"), "mean"]) < 0.15
     assert table.loc[("random-patient", "site", "site"), "mean"] > 0.5
     assert set(table.index.get_level_values("group")) == {"", "good", "site", "null"}
+
+
+def test_shuffled_over_all_patients_not_even_the_site_is_left(study):
+    table = read(study, "null").set_index(["kind", "scheme", "encoder", "group"])
+    free = table.loc["free"]
+    assert (free["permutations"] == 8).all()
+    assert (free["mean"].abs() < 0.1).all()
+    assert free.loc[("random-patient", "site", "site"), "q975"] < 0.2
+    significant = read(study, "measures").set_index(["scheme", "encoder"])["permutations"]
+    assert (significant == 12).all(), "significance stands on the shuffles within sites"
+
+
+def test_without_free_permutations_there_is_no_such_null(folder):
+    study = ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 4}})
+    assert set(read(study, "null")["kind"]) == {"within-site"}
 
 
 def test_the_null_is_that_of_the_same_shuffles_fitted_one_by_one(folder, monkeypatch):
@@ -116,7 +132,7 @@ def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(fol
     study.leaderboard_csv.unlink()
     rank(study)
     assert study.leaderboard_csv.read_bytes() == board
-    study = trials.load(folder, ranking={"bootstrap": 200, "permutations": {"ridge": 12}, "rope": 0.05})
+    study = trials.load(folder, ranking={**trials.RANKING, "rope": 0.05})
     due = {artefact.path.name for artefact in ranking.expected(study) if artefact.due()}
     assert due == {"scores.parquet", *(f"{table}.csv" for table in TABLES)}
 
@@ -197,8 +213,9 @@ def test_other_measures_stand_beside_and_agree_with_the_board(study):
     by_encoder = table.set_index(["scheme", "encoder"])
     assert by_encoder.loc[("random-patient", "good"), "pearson"] > 0.1
     assert by_encoder["rmse"].gt(0).all()
-    assert by_encoder["within_subtype"].isna().all()  # no subtypes known
     assert (table["permutations"] == 12).all()
+    np.testing.assert_allclose(table["resolution"], 1 / (12 * 36 + 1))
+    assert pd.read_parquet(study.scores_parquet)["p"].min() >= table["resolution"].min()
 
 
 def test_planted_genes_are_significant_and_noise_is_not(study):
@@ -222,10 +239,28 @@ def test_rank_without_exposed_encoders(folder):
     assert table["p_best_unexposed"].sum() == pytest.approx(1)
 
 
-def test_within_subtype_where_subtypes_are_known(folder):
+def test_adjusted_for_subtype_and_purity_where_they_are_known(folder):
     patients = pd.read_csv(folder / "patients.csv")
     patients["subtype"] = np.where(np.arange(60) % 2, "A", "B")
     patients.to_csv(folder / "patients.csv", index=False)
-    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}}), "measures").set_index("encoder")
-    assert np.isfinite(table[["within_subtype", "given_subtype"]]).all(axis=None)
-    assert table.loc["good", "given_subtype"].min() > 0.1
+    purity = pd.DataFrame({"patient_id": patients["patient_id"], "purity": np.linspace(0.2, 0.9, 60)})
+    purity.iloc[:40].to_csv(folder / "purity.csv", index=False)
+    given = {"covariates": "purity.csv", "given": ["purity"]}
+    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}, **given}), "adjusted")
+    assert {"within subtype", "given subtype", "given purity", "without 1 PC"} <= set(table["adjustment"])
+    assert (table.loc[table["adjustment"] == "given purity", "n_patients"] == 40).all()
+    assert np.isfinite(table[["mean_rho", "median_rho", "unadjusted_rho"]]).all(axis=None)
+    table = table.set_index(["adjustment", "encoder", "scheme"]).sort_index()
+    assert table.loc[("given subtype", "good"), "mean_rho"].min() > 0.1
+    # An alternation that means nothing takes nothing away.
+    for name in ("within subtype", "given subtype"):
+        row = table.loc[(name, "good", "preserved-site")]
+        assert row["mean_rho"] == pytest.approx(row["unadjusted_rho"], abs=0.05)
+
+
+def test_without_an_adjustment_adjusted_is_the_board(study):
+    table = read(study, "adjusted")
+    board = read(study, "leaderboard").set_index(["scheme", "encoder"])
+    assert not table["adjustment"].str.contains("subtype").any(), "no subtypes are known"
+    for row in table[table["adjustment"] == "none"].itertuples():
+        assert row.mean_rho == row.unadjusted_rho == pytest.approx(board.loc[(row.scheme, row.encoder), "mean_rho"])

@@ -73,8 +73,8 @@ def test_a_real_cohort_goes_from_tables_to_a_leaderboard(real_data, data_root):
     assert board.loc[("preserved-site", "site"), "mean_rho"] == 0
     assert board.loc[("preserved-site", "hif"), "n_patients"] == 884
     assert board.loc[("preserved-site", "hif"), "tcga"] == "yes"
-    null = ranking.read(study, "null").set_index(["scheme", "encoder", "group"])
-    assert abs(null.loc[("preserved-site", "hif", ""), "mean"]) < 0.02
+    null = ranking.read(study, "null").set_index(["scheme", "encoder", "kind", "group"])
+    assert abs(null.loc[("preserved-site", "hif", "within-site", ""), "mean"]) < 0.02
     scores = pd.read_parquet(study.scores_parquet)
     scores = scores[(scores["scheme"] == "preserved-site") & (scores["encoder"] == "hif")]
     best = scores.nlargest(30, "rho")["gene"].tolist()

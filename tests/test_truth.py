@@ -48,6 +48,7 @@ def check_truth(study: Study) -> None:
         else:
             permuted = null[
                 (null["scheme"] == "preserved-site")
+                & (null["kind"] == "within-site")
                 & (null["group"] == group)
                 & (null["probe"] == "ridge")
                 & (null["encoder"] == ridge.encoder)

@@ -14,6 +14,7 @@ from wsibench.study import Study
 
 GENES = 12
 """Genes in each of the groups good, site and null."""
+RANKING = {"bootstrap": 200, "permutations": {"ridge": 12}, "free_permutations": {"ridge": 8}}
 
 
 def latent(n: int, seed: int = 0) -> np.ndarray:
@@ -52,7 +53,7 @@ def load(folder: Path, **sections) -> Study:
         "controls": ["site"],
         "folds": {"n": 3},
         "probes": ["ridge"],
-        "ranking": {"bootstrap": 200, "permutations": {"ridge": 12}},
+        "ranking": RANKING,
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
     return Study.load(folder.name)

@@ -22,6 +22,8 @@ class Arm:
     jobs: list[Job]
     ranked: np.ndarray
     """Which of the jobs compete: encoders and features tables, not controls."""
+    patients: np.ndarray
+    """Their ids, (patients,)."""
     measured: np.ndarray
     predicted: list[np.ndarray]
     noise: list[np.ndarray]
@@ -94,6 +96,7 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         scheme,
         competing,
         np.array([job.encoder in (*study.encoders, *study.features) for job in competing]),
+        benchmark.obs_names.to_numpy(str)[counted],
         benchmark.X[counted][:, genes],
         [adata.X[counted][:, genes] for adata in predictions],
         [adata.layers["noise"][counted][:, genes] for adata in predictions],

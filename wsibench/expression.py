@@ -97,6 +97,12 @@ def gene_file(study: Study) -> Path | None:
     return study.resolve(genes) if isinstance(genes, str) and genes not in ("all", "protein_coding") else None
 
 
+def read_symbols(file: Path) -> list[str]:
+    """Gene symbols of a text file, one a line; what follows a # is a comment."""
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    return [symbol for line in lines for symbol in line.partition("#")[0].split()]
+
+
 def _select_genes(study: Study, table: pd.Index, var: pd.DataFrame, path: Path) -> tuple[np.ndarray, list[str]]:
     """Genes of the table that the study asks for, in the table's order, and those that it lacks."""
     wanted = study.expression.genes
@@ -116,8 +122,7 @@ def _select_genes(study: Study, table: pd.Index, var: pd.DataFrame, path: Path) 
                 f"expression.genes names {file}, which is no file.",
                 "Give `all`, `protein_coding`, a list, or a file with one symbol a line (after #: a comment).",
             )
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        wanted = [symbol for line in lines for symbol in line.partition("#")[0].split()]
+        wanted = read_symbols(file)
     listed = dict.fromkeys(wanted)
     genes = np.array([gene for gene in table if gene in listed], dtype=object)
     if not len(genes):

@@ -1,13 +1,16 @@
 """What stands beside the headline score: other measures, other strata, and significance gene by gene.
 
-Pure functions of arrays; each returns one value a gene.
+Pure functions of arrays; each returns one value a gene, or a row of them for each of several predictions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from wsibench.scores import RESERVED, centred_midranks, fisher_mean
+
+ROUNDING = 1e-5
+"""Share of a column's norm below which a residual in float32 is rounding."""
 
 
 def pooled_spearman(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -39,38 +42,60 @@ def rmse(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(measured - predicted, dtype=np.float64).mean(axis=0))
 
 
-def within_strata(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """ρ within each stratum (a subtype, say) of each fold, averaged with weights n − 3, (genes,).
+def within_strata(
+    measured: np.ndarray, predicted: Sequence[np.ndarray], fold: np.ndarray, strata: np.ndarray
+) -> np.ndarray:
+    """ρ within each stratum (a subtype, say) of each fold, averaged with weights n − 3, (predictions, genes).
 
     What is left of a correlation when patients are compared with their like only.  NaN where no stratum
     has more than three patients.
     """
     _, cell = np.unique(np.stack([np.asarray(fold, str), np.asarray(strata, str)]), axis=1, return_inverse=True)
-
-    def rho(members: np.ndarray) -> np.ndarray:
-        return _correlation(centred_midranks(measured[members]), centred_midranks(predicted[members]))
-
-    return _over_folds(cell.ravel(), rho)
+    return _over_folds(cell.ravel(), lambda members: _against(measured, predicted, members, centred_midranks))
 
 
 def partial_spearman(
-    measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, covariates: np.ndarray
+    measured: np.ndarray, predicted: Sequence[np.ndarray], fold: np.ndarray, covariates: np.ndarray
 ) -> np.ndarray:
-    """Spearman's ρ given covariates, within folds, averaged with weights n − 3 − k, (genes,).
+    """Spearman's ρ given covariates, within folds, averaged with weights n − 3 − k, (predictions, genes).
 
     Ranks of both sides are freed of what is linear in the covariates of the fold.
 
     Parameters
     ----------
     covariates
-        (patients, k): ranks or indicators.
+        (patients, k): ranks within folds, or indicators.
     """
 
     def rho(members: np.ndarray) -> np.ndarray:
-        basis = np.linalg.svd(_centred(covariates[members]), full_matrices=False)
-        basis = basis.U[:, 1e-8 * basis.S.max(initial=1e-300) < basis.S]
-        ranks = (centred_midranks(measured[members]), centred_midranks(predicted[members]))
-        return _correlation(*(each - basis @ (basis.T @ each) for each in ranks))
+        basis = _basis(covariates[members])
+        return _against(measured, predicted, members, lambda values: _freed(centred_midranks(values), basis))
+
+    return _over_folds(fold, rho, used=covariates.shape[1])
+
+
+def residual_spearman(
+    measured: np.ndarray, predicted: Sequence[np.ndarray], fold: np.ndarray, covariates: np.ndarray
+) -> np.ndarray:
+    """Spearman's ρ of residuals given covariates, within folds, averaged as `partial_spearman`.
+
+    Here values, not ranks, are freed of what is linear in the covariates, and their residuals then ranked: for
+    covariates that are themselves sums of the measured values, such as principal components.
+
+    Parameters
+    ----------
+    covariates
+        (patients, k), on the scale of the values.
+    """
+
+    def rho(members: np.ndarray) -> np.ndarray:
+        basis = _basis(covariates[members])
+
+        def residual_ranks(values: np.ndarray) -> np.ndarray:
+            centred = np.where(np.ptp(values, axis=0) > 0, _centred(values), 0).astype(np.float32)
+            return centred_midranks(_freed(centred, basis))
+
+        return _against(measured, predicted, members, residual_ranks)
 
     return _over_folds(fold, rho, used=covariates.shape[1])
 
@@ -81,7 +106,7 @@ def significance(rho: np.ndarray, permuted: np.ndarray) -> tuple[np.ndarray, np.
     A hundred permutations cannot put one gene's p below .0099.  So every gene's Fisher z is measured in
     mean and SD of its own permutations, and the permutations of all genes then form one null, each
     measured against the others of its gene as the gene itself is against all.  No p is below
-    1 / (permutations · genes + 1).
+    `smallest_p`.
 
     Parameters
     ----------
@@ -102,8 +127,13 @@ def significance(rho: np.ndarray, permuted: np.ndarray) -> tuple[np.ndarray, np.
     total, squares = z0.sum(axis=0), np.square(z0).sum(axis=0)
     pooled = np.sort(_scaled(z0, total - z0, squares - z0**2, n - 1).ravel())
     observed = _scaled(z, total, squares, n)
-    p = (1 + len(pooled) - np.searchsorted(pooled, observed)) / (len(pooled) + 1)
+    p = (1 + len(pooled) - np.searchsorted(pooled, observed)) * smallest_p(len(pooled))
     return p, false_discovery_control(p)
+
+
+def smallest_p(pooled: int) -> float:
+    """The finest p that a null of so many values tells: 1 / (permutations · genes + 1)."""
+    return 1 / (pooled + 1)
 
 
 def _scaled(z: np.ndarray, total: np.ndarray, squares: np.ndarray, n: int) -> np.ndarray:
@@ -112,6 +142,30 @@ def _scaled(z: np.ndarray, total: np.ndarray, squares: np.ndarray, n: int) -> np
     variance = np.maximum(squares / n - mean**2, 0) * n / (n - 1) * (1 + 1 / n)
     # A gene that is predicted constant scores 0 in every permutation: it is in the middle of its null.
     return np.divide(z - mean, np.sqrt(variance), out=np.zeros_like(z), where=variance > 1e-12)
+
+
+def _against(
+    measured: np.ndarray,
+    predicted: Sequence[np.ndarray],
+    members: np.ndarray,
+    prepare: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Correlation of every prediction with the measurement after both are prepared, (predictions, genes)."""
+    y = prepare(measured[members])
+    return np.stack([_correlation(y, prepare(x[members])) for x in predicted])
+
+
+def _basis(covariates: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of centred covariates, float32 (n, at most k)."""
+    found = np.linalg.svd(_centred(covariates), full_matrices=False)
+    return found.U[:, 1e-8 * found.S.max(initial=1e-300) < found.S].astype(np.float32)
+
+
+def _freed(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Centred float32 columns less what is linear in the basis; 0 where no more than rounding is left."""
+    left = values - basis @ (basis.T @ values)
+    before, after = (np.einsum("ng,ng->g", each, each, dtype=np.float64) for each in (values, left))
+    return np.where(after > ROUNDING**2 * before, left, np.float32(0))
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
@@ -129,8 +183,7 @@ def _over_folds(fold: np.ndarray, correlation: Callable[[np.ndarray], np.ndarray
     """Average a correlation over folds of more than 3 + `used` patients, with those taken off their weight."""
     labels, n = np.unique(fold, return_counts=True)
     counted = n - used > RESERVED
-    each = [correlation(fold == label) for label in labels[counted]]
-    if not each:
-        width = correlation(np.ones(len(fold), bool)).shape
-        return np.full(width, np.nan)
-    return fisher_mean(np.stack(each), n[counted] - used)
+    if not counted.any():
+        return np.full_like(correlation(np.ones(len(fold), bool)), np.nan)
+    each = np.stack([correlation(fold == label) for label in labels[counted]])
+    return fisher_mean(each.reshape(len(each), -1), n[counted] - used).reshape(each.shape[1:])

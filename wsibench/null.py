@@ -1,10 +1,18 @@
 """Scores under permuted pairing: what the whole pipeline finds where there is nothing to find.
 
-Patients' expression is shuffled among the patients of the same site, whole profiles at a time, so
-that genes stay as dependent as they are and a site keeps what it has to do with expression; then
-every probe is fitted and scored again.  Under random-patient folds the null of a gene that differs
-between sites is therefore not zero: it is what knowing the site is worth.
+Patients' expression is shuffled, whole profiles at a time, so that genes stay as dependent as they
+are; then every probe is fitted and scored again.  There are two kinds:
+
+``within-site``
+    Shuffled among the patients of the same site, so that a site keeps what it has to do with
+    expression.  Under random-patient folds the null of a gene that differs between sites is therefore
+    not zero: it is what knowing the site is worth.  Significance is measured against this one.
+``free``
+    Shuffled over all patients: nothing is left to find, and the null lies about zero unless the
+    pipeline leaks.  What the within-site null lies above it is the sites' share.
 """
+
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,44 +31,58 @@ COLUMNS = 100_000
 """Most permuted targets fitted at once, side by side, by a probe that fits each by itself."""
 
 
-def permutations(job: Job) -> int:
+Kind = Literal["within-site", "free"]
+"""Among whom patients' expression is shuffled."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def permutations(job: Job, kind: Kind = "within-site") -> int:
     """How many refits the study wants of the job's probe."""
-    return job.study.ranking.permutations.get(job.probe, 0)
+    ranking = job.study.ranking
+    return (ranking.permutations if kind == "within-site" else ranking.free_permutations).get(job.probe, 0)
 
 
-def artefact(job: Job) -> Artefact:
+def artefact(job: Job, kind: Kind = "within-site") -> Artefact:
     """The job's scores under permuted pairing."""
-    section = {"permutations": permutations(job), "seed": job.study.ranking.seed}
-    path = job.study.null_parquet(job.scheme, job.encoder, job.probe)
+    section = {"permutations": permutations(job, kind), "seed": job.study.ranking.seed}
+    if kind == "free":
+        section["kind"] = kind
+    path = job.study.null_parquet(job.scheme, job.encoder, job.probe, free=kind == "free")
     return Artefact(path, make_key(STAGE, FORMAT, section, [job.artefact.key]))
 
 
+def _wanted(study: Study) -> list[tuple[Job, Kind]]:
+    return [(job, kind) for job in jobs(study) for kind in KINDS if permutations(job, kind)]
+
+
 def expected(study: Study) -> list[Artefact]:
-    """One table a job that is to be permuted."""
-    return [artefact(job) for job in jobs(study) if permutations(job)]
+    """One table a job and kind that is to be permuted."""
+    return [artefact(*each) for each in _wanted(study)]
 
 
 def permute(study: Study) -> None:
     """Make what is due."""
-    due = [job for job in jobs(study) if permutations(job) and artefact(job).due()]
+    due = [each for each in _wanted(study) if artefact(*each).due()]
     for _, result in map_slides(_permute_job, due, label="06 permuted pairing"):
         if isinstance(result, BaseException):
             raise result
 
 
-def read_null(job: Job) -> pd.DataFrame:
+def read_null(job: Job, kind: Kind = "within-site") -> pd.DataFrame:
     """ρ under permuted pairing, (permutations, genes); NaN where a shuffled gene is constant in a fold."""
-    table = pd.read_parquet(artefact(job).path)
+    table = pd.read_parquet(artefact(job, kind).path)
     genes = table["gene"].to_numpy(str)[: int((table["permutation"] == 0).sum())]
     return pd.DataFrame(table["rho"].to_numpy().reshape(-1, len(genes)), columns=genes)
 
 
-def _permute_job(job: Job) -> None:
+def _permute_job(wanted: tuple[Job, Kind]) -> None:
+    job, kind = wanted
     patients, benchmark, fold = load(job)
     y, sites = benchmark.X, benchmark.obs["site"].to_numpy(str)
     # The same shuffles for every encoder and probe: what differs between them is not the luck of the draw.
     rng = np.random.default_rng(job.study.ranking.seed)
-    shuffles = [permutation_within(sites, rng) for _ in range(permutations(job))]
+    among = sites if kind == "within-site" else np.zeros(len(y))
+    shuffles = [permutation_within(among, rng) for _ in range(permutations(job, kind))]
     together = max(1, COLUMNS // y.shape[1]) if offer(job.probe).make(job.study).columnwise else 1
     rho = []
     for start in range(0, len(shuffles), together):
@@ -72,5 +94,5 @@ def _permute_job(job: Job) -> None:
         "gene": np.tile(benchmark.var_names.to_numpy(str), len(shuffles)),
         "rho": np.concatenate(rho),
     })  # fmt: skip
-    with writing(artefact(job), permutations=len(shuffles)) as path:
+    with writing(artefact(job, kind), permutations=len(shuffles)) as path:
         table.to_parquet(path, index=False)

@@ -1,13 +1,13 @@
 """The leaderboard: which encoder reads expression best, and how sure that is."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, halves, measures, null, scores, spread
+from wsibench import adjusted, bootstrap, genesets, halves, measures, null, scores, spread
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -34,19 +34,21 @@ TABLES = {
         "scheme", "encoder_a", "probe_a", "encoder_b", "probe_b", "delta", "ci_low", "ci_high", "p", "p_holm", "p_rope",
     ],
     "rank_frequencies": ["scheme", "encoder", "probe", "rank", "frequency"],
-    "null": ["scheme", "encoder", "probe", "group", "mean", "q025", "q975", "permutations"],
+    "null": ["scheme", "encoder", "probe", "kind", "group", "mean", "q025", "q975", "permutations"],
     "groups": ["scheme", "encoder", "probe", "group", "n_genes", "mean_rho", "ci_low", "ci_high", "ceiling"],
     "measures": [
-        "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "within_subtype",
-        "given_subtype", "significant", "permutations",
+        "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "significant", "permutations",
+        "resolution",
     ],
     "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
     "spread": spread.COLUMNS,
     "excluded_genes": ["scheme", "gene", "reason"],
+    "sets": genesets.COLUMNS,
+    "adjusted": adjusted.COLUMNS,
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason")  # fmt: skip
+        "gene", "reason", "kind", "set", "adjustment")  # fmt: skip
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -60,7 +62,8 @@ def expected(study: Study) -> list[Artefact]:
     predictions = [artefact.key for artefact in predictions_expected(study)]
     nulls = null.expected(study)
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls)])
+    tables = [*genesets.identities(study), *adjusted.identities(study)]
+    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *tables])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
     return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
 
@@ -79,6 +82,8 @@ Table = Literal[
     "exposure",
     "spread",
     "excluded_genes",
+    "sets",
+    "adjusted",
 ]
 
 
@@ -142,23 +147,25 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     found = [scores.fold_spearman(arm.measured, predicted, arm.fold) for predicted in arm.predicted]
     rho = np.stack([each.mean() for each in found])
     undefined = np.stack([each.undefined() for each in found])
-    sets = arm.sets
-    members = np.stack(list(sets.values()))
+    sets, declared = arm.sets, genesets.scored(study, arm.genes.index)
+    members = np.stack([*sets.values(), *genesets.filled(declared)])
     estimate = np.stack([rho[:, genes].mean(axis=1) for genes in members], axis=1)
     draws = _draws(arm, estimate, members)
-    permuted = [_permuted(arm, job) for job in arm.jobs]
+    permuted, free = ([_permuted(arm, job, kind) for job in arm.jobs] for kind in null.KINDS)
     p_q = [_significance(each, null_of) for each, null_of in zip(rho, permuted, strict=True)]
     return {
         "scores": _scores(arm, rho, undefined, p_q),
         "leaderboard": _leaderboard(arm, rho, undefined, draws[:, 0]),
         "differences": _differences(arm, rho, draws[:, 0]),
         "rank_frequencies": _frequencies(arm, draws[:, 0]),
-        "null": _null(arm, permuted, sets),
+        "null": _null(arm, {"within-site": permuted, "free": free}, sets),
         "groups": _groups(arm, rho, draws, sets),
         "measures": _measures(arm, rho, permuted, p_q),
         "exposure": _exposure(arm, rho, draws[:, 0]),
         "spread": spread.spread(arm, draws[:, 0]),
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
+        "sets": genesets.table(arm, rho, draws[:, len(sets) :], declared),
+        "adjusted": adjusted.table(arm, rho, declared),
     }
 
 
@@ -178,9 +185,11 @@ def _draws(arm: Arm, estimate: np.ndarray, members: np.ndarray) -> np.ndarray:
     return bootstrap.confidence_draws(estimate, sampled, widening=widening)
 
 
-def _permuted(arm: Arm, job: Job) -> np.ndarray | None:
+def _permuted(arm: Arm, job: Job, kind: null.Kind) -> np.ndarray | None:
     """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
-    return null.read_null(job)[arm.genes.index.to_numpy(str)].to_numpy() if null.permutations(job) else None
+    if not null.permutations(job, kind):
+        return None
+    return null.read_null(job, kind)[arm.genes.index.to_numpy(str)].to_numpy()
 
 
 def _significance(rho: np.ndarray, permuted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -254,17 +263,18 @@ def _frequencies(arm: Arm, draws: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _null(arm: Arm, permuted: list, sets: dict[str, np.ndarray]) -> pd.DataFrame:
+def _null(arm: Arm, permuted: dict[null.Kind, list], sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """Where the mean ρ lies under permuted pairing, over all genes and by group."""
     rows = []
-    for row, rho in enumerate(permuted):
+    for kind, row in product(permuted, range(len(arm.jobs))):
+        rho = permuted[kind][row]
         if rho is None:
             continue
         for group, members in sets.items():
             means = np.nanmean(rho[:, members], axis=1)
             low, high = np.quantile(means, [0.025, 0.975])
             rows.append({
-                **arm.named(row), "group": group, "mean": means.mean(), "q025": low, "q975": high,
+                **arm.named(row), "kind": kind, "group": group, "mean": means.mean(), "q025": low, "q975": high,
                 "permutations": len(means),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=TABLES["null"])
@@ -288,12 +298,8 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
 
 def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFrame:
     """Other measures: means over genes, medians of R² and RMSE, and the share of genes with q < .05."""
-    known = arm.subtypes != ""
-    subtyped = len(np.unique(arm.subtypes[known])) > 1
-    indicators = (arm.subtypes[known, None] == np.unique(arm.subtypes[known])[1:]).astype(float)
     rows = []
     for row, predicted in enumerate(arm.predicted):
-        y, x, fold = arm.measured[known], predicted[known], arm.fold[known]
         q = p_q[row][1]
         rows.append({
             **arm.named(row), "mean_rho": rho[row].mean(),
@@ -301,10 +307,9 @@ def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFr
             "pearson": measures.fold_pearson(arm.measured, predicted, arm.fold).mean(),
             "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)),
             "rmse": np.median(measures.rmse(arm.measured, predicted)),
-            "within_subtype": measures.within_strata(y, x, fold, arm.subtypes[known]).mean() if subtyped else np.nan,
-            "given_subtype": measures.partial_spearman(y, x, fold, indicators).mean() if subtyped else np.nan,
             "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,
             "permutations": 0 if permuted[row] is None else len(permuted[row]),
+            "resolution": measures.smallest_p(permuted[row].size) if np.isfinite(q).any() else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows, columns=TABLES["measures"])
 

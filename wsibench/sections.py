@@ -1,7 +1,7 @@
 """The sections of study.yaml: frozen, documented, and strict about what they are given."""
 
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -212,11 +212,28 @@ class Ranking(Section):
 
     bootstrap: int = Field(2000, ge=100)
     permutations: dict[str, int] = {"ridge": 100, "abmil": 5}
-    """Refits under permuted pairing, by probe; 0 or absent for none."""
+    """Refits under pairing permuted within sites, by probe; 0 or absent for none."""
+    free_permutations: dict[str, int] = {}
+    """Refits under pairing permuted over all patients, by probe; 0 or absent for none."""
+    gene_sets: dict[str, str | Annotated[list[str], Field(min_length=1)]] | None = None
+    """Sets of genes that are scored by themselves, against random sets of their size: a file with one symbol a
+    line, a list, or a .gmt whose sets go by their own names.  Unset: the lists of data/genes that the study covers."""
+    covariates: str | None = None
+    """A table (CSV) of what else is known of patients: ``patient_id`` first, then columns of numbers."""
+    given: list[str] = []
+    """Columns of `covariates` that ρ is also given: purity, leukocyte fraction, …, one at a time."""
     seed: int = 0
-    """Of the bootstrap and the permutations."""
+    """Of the bootstrap, the permutations and the random sets."""
     rope: float = Field(0.01, ge=0, strict=False)
     """Differences of mean ρ smaller than this count as practically equal."""
+
+    @model_validator(mode="after")
+    def _columns_of_a_table(self) -> "Ranking":
+        if bool(self.given) != bool(self.covariates):
+            raise ValueError("`covariates` names a table and `given` its columns: give both or neither")
+        if taken := {"subtype", "immune"} & set(self.given):
+            raise ValueError(f"{' and '.join(sorted(taken))} is given from the study's own data: rename the column")
+        return self
 
 
 class Limits(Section):

@@ -119,6 +119,8 @@ class Study(Section):
         elif isinstance(cohort, GdcCohort):
             own = [*cohort.paths]
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
+        given += [text for text in (self.ranking.gene_sets or {}).values() if isinstance(text, str)]
+        given += [self.ranking.covariates] if self.ranking.covariates else []
         return [text for text in own if text] + given + list(self.weights.values())
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
@@ -267,9 +269,9 @@ class Study(Section):
         """Out-of-fold attention of a bag probe, one row a tile."""
         return self.root / "predictions" / scheme / f"{encoder}.{probe}.attention.parquet"
 
-    def null_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
-        """Scores under permuted pairing, one row a permutation and gene."""
-        return self.root / "null" / scheme / f"{encoder}.{probe}.parquet"
+    def null_parquet(self, scheme: str, encoder: str, probe: str, *, free: bool = False) -> Path:
+        """Scores under permuted pairing (within sites, or `free` of them), one row a permutation and gene."""
+        return self.root / "null" / scheme / f"{encoder}.{probe}{'.free' if free else ''}.parquet"
 
 
 def data_root() -> Path:

@@ -59,6 +59,7 @@ def forest(leaderboard: pd.DataFrame, null: pd.DataFrame | None = None) -> Figur
     null
         As in null.csv: where the mean ρ lies when patients and expression are paired at random.
     """
+    null = None if null is None or overall(null).empty else overall(null)
     rows, schemes = in_order(leaderboard), schemes_in_order(leaderboard["scheme"])
     n_ranked = sum(not control for *_, control in rows)
     # A gap of half a row sets the controls apart.
@@ -105,15 +106,16 @@ def _interval(ax: Axes, row: pd.Series, height: float, colour: str) -> None:
 
 
 def _null_band(ax: Axes, null: pd.DataFrame, heights: dict) -> None:
-    for _, row in overall(null).iterrows():
+    for _, row in null.iterrows():
         height = heights.get((row["encoder"], row["probe"]))
         if height is not None:
             ax.fill_betweenx([height - 0.36, height + 0.36], row["q025"], row["q975"], color="#d9d9d9", lw=0)
 
 
 def overall(null: pd.DataFrame) -> pd.DataFrame:
-    """The rows of null.csv that are about all genes together, not one gene group."""
-    return null[null["group"].fillna("") == ""] if "group" in null else null
+    """The rows of null.csv that significance is measured against, all genes together: not a group, not ``free``."""
+    within = null[null["kind"] == "within-site"]
+    return within[within["group"].fillna("") == ""]
 
 
 def _numbers(ax: Axes, board: pd.DataFrame, heights: dict) -> None:
@@ -147,9 +149,8 @@ def _forest_alt(board: pd.DataFrame, rows: list, schemes: list[str], null: pd.Da
             if (encoder, probe) in by_pair.index
         ]
         parts.append(f"By {scheme_name(scheme)}: {'; '.join(values)}.")
-    if null is not None and len(null):
-        band = overall(null)
-        parts.append(f"Permuted pairing stays between {band['q025'].min():.3f} and {band['q975'].max():.3f}.")
+    if null is not None:
+        parts.append(f"Permuted pairing stays between {null['q025'].min():.3f} and {null['q975'].max():.3f}.")
     return "Forest plot of mean gene-wise Spearman ρ with 95 % intervals. " + " ".join(parts)
 
 

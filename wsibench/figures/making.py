@@ -15,8 +15,7 @@ UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "a
 
 
 def forest(study: Study) -> Figure:
-    null = ranking.read(study, "null")
-    return figures.forest(ranking.read(study, "leaderboard"), null if len(null) else None)
+    return figures.forest(ranking.read(study, "leaderboard"), ranking.read(study, "null"))
 
 
 def violins(study: Study) -> Figure:
