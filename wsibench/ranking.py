@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, measures, null, scores
+from wsibench import bootstrap, correlated, measures, null, scores
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -20,7 +20,7 @@ from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
-FORMAT = 3
+FORMAT = 4
 STAGE = "ranking"
 FEWEST_PERMUTATIONS = 4
 """A gene's own null needs as many to have a spread."""
@@ -32,6 +32,7 @@ TABLES = {
     ],
     "differences": [
         "scheme", "encoder_a", "probe_a", "encoder_b", "probe_b", "delta", "ci_low", "ci_high", "p", "p_holm", "p_rope",
+        "p_corrected_t", "p_a_better", "p_equal", "p_b_better",
     ],
     "rank_frequencies": ["scheme", "encoder", "probe", "rank", "frequency"],
     "null": ["scheme", "encoder", "probe", "group", "mean", "q025", "q975", "permutations"],
@@ -148,7 +149,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     return {
         "scores": _scores(arm, rho, undefined, p_q),
         "leaderboard": _leaderboard(arm, rho, undefined, draws[:, 0]),
-        "differences": _differences(arm, rho, draws[:, 0]),
+        "differences": _differences(arm, rho, draws[:, 0], found),
         "rank_frequencies": _frequencies(arm, draws[:, 0]),
         "null": _null(arm, permuted, sets),
         "groups": _groups(arm, rho, draws, sets),
@@ -204,18 +205,22 @@ def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.nda
     return board[TABLES["leaderboard"]]
 
 
-def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
-    """Every pair of competitors, on the same patients in every draw."""
+def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray, found: list[scores.FoldScores]) -> pd.DataFrame:
+    """Every pair of competitors, on the same patients in every draw, and from fold to fold."""
     order = [row for row in np.argsort(-rho.mean(axis=1), kind="stable") if arm.ranked[row]]
     rows = []
     for a, b in combinations(order, 2):
         delta = draws[a] - draws[b]
         low, high = bootstrap.central_interval(delta)
+        folds = correlated.fold_differences(found[a].rho, found[b].rho, found[a].n, len(arm.fold))
+        a_better, equal, b_better = correlated.posterior(folds, arm.study.ranking.rope)
         rows.append({
             "scheme": arm.scheme, "encoder_a": arm.jobs[a].encoder, "probe_a": arm.jobs[a].probe,
             "encoder_b": arm.jobs[b].encoder, "probe_b": arm.jobs[b].probe,
             "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high, "p": bootstrap.two_sided_p(delta),
             "p_rope": float((np.abs(delta[np.isfinite(delta)]) < arm.study.ranking.rope).mean()),
+            "p_corrected_t": correlated.corrected_t(folds), "p_a_better": a_better, "p_equal": equal,
+            "p_b_better": b_better,
         })  # fmt: skip
     frame = pd.DataFrame(rows, columns=[column for column in TABLES["differences"] if column != "p_holm"])
     return frame.assign(p_holm=bootstrap.holm(frame["p"].to_numpy(float)))[TABLES["differences"]]
