@@ -16,6 +16,8 @@ from wsibench.errors import CohortError, NotReady
 from wsibench.regression import Job, jobs
 from wsibench.regression import expected as predictions_expected
 from wsibench.sections import Scheme
+from wsibench.sites import expected as sites_expected
+from wsibench.sites import measure as measure_sites
 from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
@@ -50,7 +52,7 @@ TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, scores.parquet, and the tables of `TABLES`.
+    """The null's tables, how well sites are told, scores.parquet, and the tables of `TABLES`.
 
     Raises
     ------
@@ -62,7 +64,8 @@ def expected(study: Study) -> list[Artefact]:
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
     key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls)])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
-    return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
+    tables = [Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths]
+    return [*nulls, *sites_expected(study), *tables]
 
 
 def _path(study: Study, table: str) -> Path:
@@ -112,10 +115,8 @@ def rank(study: Study) -> pd.DataFrame:
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     null.permute(study)
-    artefacts = expected(study)
-    made = [
-        artefact for artefact in artefacts if artefact.path == study.scores_parquet or artefact.path.suffix == ".csv"
-    ]
+    measure_sites(study)
+    made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
     if any(artefact.due() for artefact in made):
         arms = [_rank_arm(study, scheme) for scheme in study.folds.schemes]
         for artefact in made:

@@ -247,6 +247,16 @@ class Study(Section):
         """One row a scheme, encoder and probe."""
         return self.root / "leaderboard.csv"
 
+    @property
+    def sites_csv(self) -> Path:
+        """How well the site can be told from each encoder's features."""
+        return self.root / "sites.csv"
+
+    @property
+    def warnings_csv(self) -> Path:
+        """What a reader of the leaderboard has to know: few patients, few sites, no controls."""
+        return self.root / "warnings.csv"
+
     def tiles_parquet(self, slide_id: str) -> Path:
         """Where one slide's tissue is."""
         return self.root / "tiles" / f"{slide_id}.parquet"
