@@ -11,6 +11,8 @@ from wsibench import bootstrap, correlated, measures, null, scores
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
+from wsibench.caveats import expected as caveats_expected
+from wsibench.caveats import warn
 from wsibench.encoders import tcga
 from wsibench.errors import CohortError, NotReady
 from wsibench.regression import Job, jobs
@@ -52,7 +54,7 @@ TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, how well sites are told, scores.parquet, and the tables of `TABLES`.
+    """The null's tables, how well sites are told, warnings, scores.parquet, and the tables of `TABLES`.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def expected(study: Study) -> list[Artefact]:
     key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls)])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
     tables = [Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths]
-    return [*nulls, *sites_expected(study), *tables]
+    return [*nulls, *sites_expected(study), *caveats_expected(study), *tables]
 
 
 def _path(study: Study, table: str) -> Path:
@@ -116,6 +118,7 @@ def rank(study: Study) -> pd.DataFrame:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     null.permute(study)
     measure_sites(study)
+    warn(study)
     made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
     if any(artefact.due() for artefact in made):
         arms = [_rank_arm(study, scheme) for scheme in study.folds.schemes]
