@@ -190,13 +190,19 @@ def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray, p_q: list) -> pd.D
     return frame[columns + [column for column in frame if column not in columns]]
 
 
+def _of_correlations(draws: np.ndarray) -> tuple[float, float]:
+    """The central interval; reflected and widened draws leave ±1 where few patients tell a strong signal."""
+    low, high = np.clip(bootstrap.central_interval(draws), -1, 1)
+    return float(low), float(high)
+
+
 def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     first = np.full(len(arm.jobs), np.nan)
     if arm.ranked.any():
         first[arm.ranked] = bootstrap.rank_frequencies(draws[arm.ranked])[:, 0]
     rows = []
     for row, job in enumerate(arm.jobs):
-        low, high = bootstrap.central_interval(draws[row])
+        low, high = _of_correlations(draws[row])
         rows.append({
             **arm.named(row), "mean_rho": rho[row].mean(), "ci_low": low, "ci_high": high,
             "median_rho": np.median(rho[row]), "p_best": first[row], "n_patients": len(arm.fold),
@@ -266,7 +272,7 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
         for position, (group, members) in enumerate(sets.items()):
             if not group:
                 continue
-            low, high = bootstrap.central_interval(draws[row, position])
+            low, high = _of_correlations(draws[row, position])
             ceiling = arm.genes["ceiling"].to_numpy(float)[members].mean() if "ceiling" in arm.genes else np.nan
             rows.append({
                 **arm.named(row), "group": group, "n_genes": int(members.sum()), "mean_rho": rho[row, members].mean(),
