@@ -26,6 +26,7 @@ def reload(folder, **sections):
         "title": "T",
         "cohort": {"source": "local", "slides": "slides.csv", "expression": "expression.csv"},
         "encoders": ["texture", "colour"],
+        "controls": [],
         "limits": {"failed_slides": 1.0},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))

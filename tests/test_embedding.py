@@ -57,6 +57,7 @@ def reload(folder, **sections):
     content = {
         "title": "tiny",
         "cohort": {"source": "local", "slides": "slides.csv"},
+        "controls": [],
         "limits": {"failed_slides": 1.0},
         "tiles": {"max_tiles": 5},
     }

@@ -28,6 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
 def study_with(data_root: Path, **keys: object) -> Study:
     (data_root / "t").mkdir(exist_ok=True)
     content = {"title": "T", "cohort": {"source": "gdc", "project": PROJECT, **keys}, "encoders": ["colour"]}
+    content["controls"] = []
     (data_root / "t" / "study.yaml").write_text(yaml.safe_dump(content))
     return Study.load("t")
 

@@ -82,6 +82,9 @@ def test_differences_and_rank_frequencies_agree_with_the_board(study):
         assert row.delta == pytest.approx(board[row.scheme, "good"] - board[row.scheme, "poor"])
         assert 0 < row.ci_low < row.delta < row.ci_high
         assert row.p == row.p_holm < 0.05
+        assert row.p_corrected_t < 0.2
+        assert row.p_a_better > 0.9
+        assert row.p_a_better + row.p_equal + row.p_b_better == pytest.approx(1)
     frequencies = read(study, "rank_frequencies")
     assert frequencies.groupby(["scheme", "encoder"])["frequency"].sum().tolist() == pytest.approx([1] * 4)
     assert "site" not in set(frequencies["encoder"])

@@ -13,6 +13,7 @@ import yaml
 from wsibench import assembly, cohort, figures, ranking, regression, report, tiling
 from wsibench.artefacts import Failure, record_failures
 from wsibench.errors import NotReady
+from wsibench.run import leaderboard_text
 from wsibench.study import Study
 
 BOARD = boards.leaderboard(boards.scores())
@@ -123,6 +124,16 @@ def test_page_of_a_ranked_study(ranked):
         assert row[4:6] == [" to ".join(numbers[1:3]), numbers[3]]
         assert row[7] == expected.tcga
     assert (ranked.figures / "leaderboard.csv").read_bytes() == ranked.leaderboard_csv.read_bytes()
+
+
+def test_warnings_stand_above_the_board_and_under_it_in_a_terminal(ranked):
+    text = page_of(ranked)
+    said = "40 patients of 8 sites: in simulated cohorts of "
+    assert text.index('role="note"') < text.index(f"<b>Preserved-site folds:</b> {said}") < text.index("<table>")
+    told = leaderboard_text(ranked)
+    assert f"\nwarning: preserved-site {said}" in told
+    assert "\nwarning: random-patient 4 of 4 folds have fewer than 20 patients, the smallest 10" in told
+    assert all(len(line) <= 100 for line in told[told.index("warning:") :].splitlines())
 
 
 def test_page_says_what_was_left_out_and_what_did_not_apply(ranked):

@@ -10,6 +10,7 @@ import pandas as pd
 from wsibench import embedding
 from wsibench.artefacts import Artefact, digest, file_sha256, key_at, make_key, read_failures, writing
 from wsibench.cohort import has_expression, read_cohort, read_expression
+from wsibench.controls import controls
 from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError, NotReady
 from wsibench.features import read_coords, read_features
@@ -31,14 +32,20 @@ def not_applicable(study: Study) -> str | None:
     """Why there is nothing to assemble, or None."""
     if not has_expression(study):
         return "The study has no expression: there is nothing to predict, it ends with the features."
-    if not names(study):
+    if not (study.encoders or study.features or study.controls):
         return "The study names neither encoders nor features."
     return None
 
 
 def names(study: Study) -> list[str]:
-    """Everything that gets a matrix in obsm: encoders, features tables, controls."""
-    return list(dict.fromkeys([*study.encoders, *study.features, *study.controls]))
+    """Everything that gets a matrix in obsm: encoders, features tables, controls.
+
+    Raises
+    ------
+    NotReady
+        When which controls apply is left to a cohort that has not been built.
+    """
+    return list(dict.fromkeys([*study.encoders, *study.features, *controls(study)]))
 
 
 def expected(study: Study) -> list[Artefact]:

@@ -37,7 +37,9 @@ def check(study: Study | None = None) -> list[Finding]:
         Finding(True, "real files", os.environ.get("WSIBENCH_REAL_DATA") or "WSIBENCH_REAL_DATA is not set"),
     ]
     if study is not None:
-        findings += [_encoder(study, name) for name in [*study.encoders, *study.controls]]
+        from wsibench.controls import tile_controls
+
+        findings += [_encoder(study, name) for name in [*study.encoders, *tile_controls(study)]]
     return findings
 
 

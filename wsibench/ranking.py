@@ -7,15 +7,19 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import adjusted, bootstrap, genesets, halves, measures, null, scores, spread
+from wsibench import adjusted, bootstrap, correlated, genesets, halves, measures, null, scores, spread
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
+from wsibench.caveats import expected as caveats_expected
+from wsibench.caveats import warn
 from wsibench.encoders import tcga
 from wsibench.errors import CohortError, NotReady
 from wsibench.regression import Job, jobs
 from wsibench.regression import expected as predictions_expected
 from wsibench.sections import Scheme
+from wsibench.sites import expected as sites_expected
+from wsibench.sites import measure as measure_sites
 from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
@@ -32,6 +36,7 @@ TABLES = {
     ],
     "differences": [
         "scheme", "encoder_a", "probe_a", "encoder_b", "probe_b", "delta", "ci_low", "ci_high", "p", "p_holm", "p_rope",
+        "p_corrected_t", "p_a_better", "p_equal", "p_b_better",
     ],
     "rank_frequencies": ["scheme", "encoder", "probe", "rank", "frequency"],
     "null": ["scheme", "encoder", "probe", "kind", "group", "mean", "q025", "q975", "permutations"],
@@ -52,7 +57,7 @@ TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, scores.parquet, and the tables of `TABLES`.
+    """The null's tables, how well sites are told, warnings, scores.parquet, and the tables of `TABLES`.
 
     Raises
     ------
@@ -62,10 +67,11 @@ def expected(study: Study) -> list[Artefact]:
     predictions = [artefact.key for artefact in predictions_expected(study)]
     nulls = null.expected(study)
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
-    tables = [*genesets.identities(study), *adjusted.identities(study)]
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *tables])
+    read_from = [*genesets.identities(study), *adjusted.identities(study)]
+    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *read_from])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
-    return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
+    tables = [Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths]
+    return [*nulls, *sites_expected(study), *caveats_expected(study), *tables]
 
 
 def _path(study: Study, table: str) -> Path:
@@ -125,10 +131,9 @@ def rank(study: Study) -> pd.DataFrame:
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     null.permute(study)
-    artefacts = expected(study)
-    made = [
-        artefact for artefact in artefacts if artefact.path == study.scores_parquet or artefact.path.suffix == ".csv"
-    ]
+    measure_sites(study)
+    warn(study)
+    made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
     if any(artefact.due() for artefact in made):
         arms = [_rank_arm(study, scheme) for scheme in study.folds.schemes]
         for artefact in made:
@@ -156,7 +161,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     return {
         "scores": _scores(arm, rho, undefined, p_q),
         "leaderboard": _leaderboard(arm, rho, undefined, draws[:, 0]),
-        "differences": _differences(arm, rho, draws[:, 0]),
+        "differences": _differences(arm, rho, draws[:, 0], found),
         "rank_frequencies": _frequencies(arm, draws[:, 0]),
         "null": _null(arm, {"within-site": permuted, "free": free}, sets),
         "groups": _groups(arm, rho, draws, sets),
@@ -214,13 +219,19 @@ def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray, p_q: list) -> pd.D
     return frame[columns + [column for column in frame if column not in columns]]
 
 
+def _of_correlations(draws: np.ndarray) -> tuple[float, float]:
+    """The central interval; reflected and widened draws leave ±1 where few patients tell a strong signal."""
+    low, high = np.clip(bootstrap.central_interval(draws), -1, 1)
+    return float(low), float(high)
+
+
 def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
     first = np.full(len(arm.jobs), np.nan)
     if arm.ranked.any():
         first[arm.ranked] = bootstrap.rank_frequencies(draws[arm.ranked])[:, 0]
     rows = []
     for row, job in enumerate(arm.jobs):
-        low, high = bootstrap.central_interval(draws[row])
+        low, high = _of_correlations(draws[row])
         rows.append({
             **arm.named(row), "mean_rho": rho[row].mean(), "ci_low": low, "ci_high": high,
             "median_rho": np.median(rho[row]), "p_best": first[row], "n_patients": len(arm.fold),
@@ -233,18 +244,22 @@ def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.nda
     return board[TABLES["leaderboard"]]
 
 
-def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
-    """Every pair of competitors, on the same patients in every draw."""
+def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray, found: list[scores.FoldScores]) -> pd.DataFrame:
+    """Every pair of competitors, on the same patients in every draw, and from fold to fold."""
     order = [row for row in np.argsort(-rho.mean(axis=1), kind="stable") if arm.ranked[row]]
     rows = []
     for a, b in combinations(order, 2):
         delta = draws[a] - draws[b]
         low, high = bootstrap.central_interval(delta)
+        folds = correlated.fold_differences(found[a].rho, found[b].rho, found[a].n, len(arm.fold))
+        a_better, equal, b_better = correlated.posterior(folds, arm.study.ranking.rope)
         rows.append({
             "scheme": arm.scheme, "encoder_a": arm.jobs[a].encoder, "probe_a": arm.jobs[a].probe,
             "encoder_b": arm.jobs[b].encoder, "probe_b": arm.jobs[b].probe,
             "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high, "p": bootstrap.two_sided_p(delta),
             "p_rope": float((np.abs(delta[np.isfinite(delta)]) < arm.study.ranking.rope).mean()),
+            "p_corrected_t": correlated.corrected_t(folds), "p_a_better": a_better, "p_equal": equal,
+            "p_b_better": b_better,
         })  # fmt: skip
     frame = pd.DataFrame(rows, columns=[column for column in TABLES["differences"] if column != "p_holm"])
     return frame.assign(p_holm=bootstrap.holm(frame["p"].to_numpy(float)))[TABLES["differences"]]
@@ -287,7 +302,7 @@ def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.nda
         for position, (group, members) in enumerate(sets.items()):
             if not group:
                 continue
-            low, high = bootstrap.central_interval(draws[row, position])
+            low, high = _of_correlations(draws[row, position])
             ceiling = arm.genes["ceiling"].to_numpy(float)[members].mean() if "ceiling" in arm.genes else np.nan
             rows.append({
                 **arm.named(row), "group": group, "n_genes": int(members.sum()), "mean_rho": rho[row, members].mean(),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import assembly, cohort, embedding, figures, ranking, regression, tiling
+from wsibench import assembly, caveats, cohort, embedding, figures, ranking, regression, tiling
 from wsibench.artefacts import Artefact, file_sha256, make_key, read_failures, read_meta, writing
 from wsibench.figures.plates import Plate, applying
 from wsibench.figures.stage import inline
@@ -101,6 +101,7 @@ def _template() -> Any:
 def _index(study: Study) -> Artefact:
     """index.html, with a key of all that stands in it."""
     tables = [study.failures_csv, study.exclusions_csv, study.benchmark_exclusions_csv, study.leaderboard_csv]
+    tables.append(study.warnings_csv)
     pictures = [_png(study, plate) for plate in _drawn(study)]
     section = {"yaml": _yaml(study), "name": study.name, "pages": _pages(study)}
     made_from = [file_sha256(path) if path.exists() else "" for path in [*tables, *pictures, REPORT]]
@@ -126,6 +127,7 @@ def _contents(study: Study) -> dict[str, Any]:
         "answer": None if board is None else answer(board),
         "interval": INTERVAL,
         "boards": [] if board is None else tables(board),
+        "warnings": [] if board is None else _warnings(study),
         "figures": _figures(study),
         "stages": _stages(study),
         "exclusions": _exclusions(study),
@@ -136,6 +138,13 @@ def _contents(study: Study) -> dict[str, Any]:
         "yaml": _yaml(study),
         "versions": _versions(study),
     }
+
+
+def _warnings(study: Study) -> list[dict[str, str]]:
+    return [
+        {"scheme": sentence_case(scheme_name(row.scheme)) if row.scheme else "", "message": row.message}
+        for row in caveats.read(study).itertuples()
+    ]
 
 
 def answer(board: pd.DataFrame) -> str:

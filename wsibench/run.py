@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -236,14 +237,20 @@ class _Indented:
 
 
 def leaderboard_text(study: Study) -> str:
-    """The leaderboard as a table for a terminal, the primary scheme first."""
+    """The leaderboard as a table for a terminal, the primary scheme first, and what has to be known beside it."""
+    from wsibench import caveats
     from wsibench.ranking import read
 
     board = read(study, "leaderboard")
     columns = ["rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "tcga"]
     board["rank"] = board["rank"].astype("string").fillna("")  # of controls, which have none
     text = board[columns].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3g}")
-    return f"{text}\n{board['n_patients'].max()} patients, {board['n_genes'].max()} genes, study key {study.key}"
+    warnings = [
+        textwrap.fill(" ".join(filter(None, ("warning:", row.scheme, row.message))), 100, subsequent_indent="  ")
+        for row in caveats.read(study).itertuples()
+    ]
+    counts = f"{board['n_patients'].max()} patients, {board['n_genes'].max()} genes, study key {study.key}"
+    return "\n".join([text, counts, *warnings])
 
 
 def say_line(line: str) -> None:

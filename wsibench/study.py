@@ -40,7 +40,8 @@ class Study(Section):
     cohort: Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")]
     tiles: Tiles = Tiles()
     encoders: list[str] = []
-    controls: list[str] = []
+    controls: list[str] | None = None
+    """Unset, every control that applies to the cohort (`wsibench.controls`); ``[]`` for none."""
     features: dict[str, FeatureTable] = {}
     weights: dict[str, str] = {}
     """Local folder of an encoder's weights, by encoder."""
@@ -105,7 +106,7 @@ class Study(Section):
         return study
 
     def _check_names(self) -> None:
-        both = sorted(set(self.encoders + self.controls) & set(self.features))
+        both = sorted(set(self.encoders + (self.controls or [])) & set(self.features))
         if both:
             raise StudyError(f"{self._yaml}: {', '.join(both)} stands both under encoders and under features.")
         for text in self._paths():
@@ -248,6 +249,16 @@ class Study(Section):
     def leaderboard_csv(self) -> Path:
         """One row a scheme, encoder and probe."""
         return self.root / "leaderboard.csv"
+
+    @property
+    def sites_csv(self) -> Path:
+        """How well the site can be told from each encoder's features."""
+        return self.root / "sites.csv"
+
+    @property
+    def warnings_csv(self) -> Path:
+        """What a reader of the leaderboard has to know: few patients, few sites, no controls."""
+        return self.root / "warnings.csv"
 
     def tiles_parquet(self, slide_id: str) -> Path:
         """Where one slide's tissue is."""

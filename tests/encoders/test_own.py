@@ -25,7 +25,7 @@ def study(data_root):
     folder.mkdir()
     (folder / "owncode.py").write_text(CODE.format(scale=1.0))
     mine = {"name": "mine", "callable": "owncode:mean_colour", "px": 32}
-    content = {"title": "T", "cohort": {"source": "simulate"}, "encoders": ["colour", mine]}
+    content = {"title": "T", "cohort": {"source": "simulate"}, "encoders": ["colour", mine], "controls": []}
     (folder / "study.yaml").write_text(yaml.safe_dump(content))
     return Study.load("owned")
 

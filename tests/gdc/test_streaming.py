@@ -61,6 +61,7 @@ def make(data_root: Path) -> Callable[..., Study]:
             "cohort": {"source": "gdc", "project": PROJECT, "stream": True},
             "tiles": {"max_tiles": 5},
             "encoders": ["colour"],
+            "controls": [],
             "limits": {"failed_slides": 0.5},
         }
         (data_root / name / "study.yaml").write_text(yaml.safe_dump(content | sections))

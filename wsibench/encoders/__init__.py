@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsibench.controls import tile_controls
 from wsibench.encoders import weights
 from wsibench.encoders.own import own_encoder
 from wsibench.encoders.registry import ENCODERS, Encoder, Known
@@ -57,7 +58,7 @@ def tile_encoders(study: Study) -> list[Encoder]:
     """Encoders that tiles are embedded with: the study's, then its controls that look at tiles."""
     for name in study.weights:
         encoder(name, study)  # a misspelt one would quietly leave its folder unused
-    names = dict.fromkeys(study.encoders + study.controls)
+    names = dict.fromkeys(study.encoders + tile_controls(study))
     return [encoder(name, study) for name in names if name not in PATIENT_LEVEL]
 
 
