@@ -119,7 +119,7 @@ class Study(Section):
         elif isinstance(cohort, GdcCohort):
             own = [*cohort.paths]
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
-        return [text for text in own if text] + given + list(self.weights.values())
+        return [text for text in own if text] + given + [*self.weights.values(), *self.folds.given.values()]
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
         """A path of study.yaml: ``${VAR}`` from the environment, relative to study.yaml's folder.
