@@ -6,10 +6,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from wsibench import assembly, cohort, folds
 from wsibench.artefacts import Artefact, make_key, read_meta, writing
-from wsibench.errors import CohortError, NotReady
+from wsibench.cli import main
+from wsibench.errors import CohortError, NotReady, StudyError
+from wsibench.foldfiles import FORMATS
 from wsibench.folds import inner_groups, make_folds
 from wsibench.study import Study
 
@@ -110,6 +113,7 @@ def test_inner_folds_keep_what_outer_folds_keep():
     [
         (patients([3, 1]), "random-patient", ["4 patients", "5 folds"]),
         (patients([9, 9, 9]), "preserved-site", ["3 sites", "5 preserved-site folds", "random-patient"]),
+        (patients([50]), "preserved-site", ["1 sites", "5 preserved-site folds", "random-patient"]),
         (patients([9] * 6).replace("S03", ""), "preserved-site", ["9 patients have no site", "P0027"]),
     ],
 )
@@ -124,6 +128,19 @@ def test_a_site_of_more_than_half_the_cohort_is_warned_of():
     with pytest.warns(folds.UnevenFolds, match="Site S00 has 51 of 100 patients"):
         fold = make_folds(patients([51, 20, 10, 10, 9]), scheme="preserved-site", n=3, seed=0)
     assert sorted(fold.value_counts()) in ([20, 29, 51], [19, 30, 51])
+
+
+def test_a_patient_who_is_listed_twice_is_refused():
+    table = patients([5, 5, 5])
+    with pytest.raises(CohortError, match="listed twice"):
+        make_folds(pd.concat([table, table.iloc[:1]]), scheme="random-patient", n=3, seed=0)
+
+
+@pytest.mark.parametrize("subtypes", [("",), ("A",), ("A", "B", "")])
+def test_one_site_with_half_of_the_patients_leaves_the_other_folds_even(subtypes):
+    table = patients([50, 10, 10, 10, 5, 5, 5, 5], subtypes=subtypes)  # just not more than half
+    fold = make_folds(table, scheme="preserved-site", n=3, seed=0)
+    assert sorted(fold.value_counts()) == [25, 25, 50]
 
 
 # Files
@@ -178,7 +195,7 @@ def test_a_study_that_divides_once_has_the_folds_and_keys_it_had_before_there_we
     once = [artefact.key for artefact in folds.expected(study)]
     patients_made = read_meta(study.benchmark_h5ad)["facts"]["contents"]["patients"]
     section = {"n": 4, "seed": 0, "scheme": "random-patient"}
-    assert once[1] == make_key("folds", folds.FORMAT, section, [patients_made])
+    assert once[1] == make_key("folds", 1, section, [patients_made])
     first = folds.divide(study)["random-patient"]
     write_yaml(study.root, repeats=3, schemes=["random-patient"])
     study = Study.load("own")
@@ -210,6 +227,133 @@ def test_splits_that_cannot_differ_are_warned_of(study):
     write_yaml(study.root, repeats=3, n=5, schemes=["preserved-site"])  # five sites, five folds: one way
     with pytest.warns(folds.SameFolds, match="3 preserved-site splits of 40 patients are 1 different"):
         folds.divide(Study.load("own"))
+
+
+# Given, and handed on
+
+
+def given_folds(study, tables, **settings):
+    """The study with tables of folds of others, as CSVs."""
+    for scheme, table in tables.items():
+        table.to_csv(study.root / f"{scheme}.csv", index_label="patient_id")
+    names = {scheme: f"{scheme}.csv" for scheme in tables}
+    write_yaml(study.root, given=names, **settings)
+    return Study.load("own")
+
+
+def by_site(study, folds_of_sites):
+    """A table of folds that keeps sites whole."""
+    site = assembly.read_benchmark(study).obs["site"].astype(str)
+    return pd.DataFrame({name: site.map(dict(folds)) for name, folds in folds_of_sites.items()})
+
+
+SITES = {"S00": 0, "S01": 1, "S02": 1, "S03": 2, "S04": 0}
+
+
+def test_given_folds_are_taken_as_they_are_and_other_patients_counted(study):
+    table = by_site(study, {"fold": SITES})
+    others = pd.DataFrame({"fold": [0, 2]}, index=["Q1", "Q2"])
+    study = given_folds(study, {"preserved-site": pd.concat([others, table.sample(frac=1, random_state=0)])})
+    made = folds.divide(study)
+    pd.testing.assert_series_equal(made["preserved-site"], table["fold"], check_index_type=False)
+    facts = read_meta(study.folds_csv("preserved-site"))["facts"]
+    assert facts["n_other_patients"] == 2
+    assert facts["sizes"] == [[18, 16, 6]]
+    obs = assembly.read_benchmark(study).obs
+    assert made["random-patient"].equals(make_folds(obs, scheme="random-patient", n=4, seed=0))
+
+
+def test_the_key_of_given_folds_follows_their_contents_and_nothing_else(study):
+    table = by_site(study, {"fold": SITES})
+    random = folds.expected(study)[1].key
+    one, other = (artefact.key for artefact in folds.expected(given_folds(study, {"preserved-site": table})))
+    assert other == random
+    again = given_folds(study, {"preserved-site": table}, seed=7)
+    assert folds.expected(again)[0].key == one
+    changed = given_folds(study, {"preserved-site": by_site(study, {"fold": SITES | {"S04": 2}})})
+    assert folds.expected(changed)[0].key != one
+
+
+def test_given_folds_may_hold_several_splits(study):
+    table = by_site(study, {"fold": SITES, "fold_1": SITES | {"S04": 2}, "fold_2": SITES | {"S04": 1}})
+    study = given_folds(study, {"preserved-site": table}, repeats=2, schemes=["preserved-site"])
+    folds.divide(study)
+    splits = folds.read_splits(study, "preserved-site")
+    pd.testing.assert_frame_equal(splits, table[["fold", "fold_1"]], check_index_type=False)
+    study = given_folds(study, {"preserved-site": table}, repeats=4, schemes=["preserved-site"])
+    with pytest.raises(CohortError, match="holds 3 splits, and the study asks for 4"):
+        folds.divide(study)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda table: table.drop(index=["P0003", "P0007"]), ["no fold for 2 of 40 patients: P0003, P0007"]),
+        (lambda table: table.assign(fold=1), ["all 40 patients of the study in one fold"]),
+        (
+            lambda table: table.assign(fold=table["fold"].where(table.index != "P0003", 2)),
+            ["splits 1 sites between folds: S00; S00 is in 0, 2", "random-patient"],
+        ),
+        (lambda table: pd.concat([table, table.iloc[:1] + 1]), ["puts P0000 into more than one fold"]),
+        (lambda table: table.rename(columns={"fold": "part"}), ["no table of folds that is known"]),
+    ],
+)
+def test_given_folds_that_do_not_fit_the_study_are_refused(study, spoil, words):
+    study = given_folds(study, {"preserved-site": spoil(by_site(study, {"fold": SITES}))})
+    with pytest.raises(CohortError) as info:
+        folds.divide(study)
+    for word in [*words, "preserved-site.csv"]:
+        assert word in str(info.value)
+    assert not study.folds_csv("preserved-site").exists()
+
+
+def test_random_folds_that_are_given_may_split_sites(study):
+    table = by_site(study, {"fold": SITES})
+    table["fold"] = np.arange(len(table)) % 3
+    made = folds.divide(given_folds(study, {"random-patient": table}))
+    assert made["random-patient"].tolist() == table["fold"].tolist()
+
+
+def test_a_table_of_folds_that_is_not_there_or_is_the_studys_own_is_refused(study):
+    write_yaml(study.root, given={"preserved-site": "gone.csv"})
+    with pytest.raises(CohortError, match=r"no table of folds .*gone\.csv"):
+        folds.expected(Study.load("own"))
+    write_yaml(study.root, given={"preserved-site": "folds/preserved-site.csv"})
+    with pytest.raises(CohortError, match="which the study itself writes"):
+        folds.expected(Study.load("own"))
+
+
+def test_folds_for_a_scheme_that_is_not_asked_for_are_refused(study):
+    write_yaml(study.root, given={"preserved-site": "mine.csv"}, schemes=["random-patient"])
+    with pytest.raises(StudyError, match="given names preserved-site, which is not among the schemes"):
+        Study.load("own")
+
+
+def test_the_path_of_given_folds_may_name_a_variable(study, monkeypatch):
+    monkeypatch.delenv("ELSEWHERE", raising=False)
+    write_yaml(study.root, given={"random-patient": "${ELSEWHERE}/folds.csv"})
+    with pytest.raises(StudyError, match=r"uses \$\{ELSEWHERE\}, which is not set"):
+        Study.load("own")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_folds_that_are_written_for_others_divide_another_study_alike(study, tmp_path, capsys, form, scheme):
+    first = folds.divide(study)[scheme]
+    path = tmp_path / "handed" / "on"
+    assert main(["folds", "own", "--scheme", scheme, "--format", form, "-o", str(path)]) == 0
+    assert f"{scheme} folds of own: {path} ({form})" in capsys.readouterr().out
+    write_yaml(study.root, given={scheme: str(path)}, schemes=[scheme], seed=99)
+    pd.testing.assert_series_equal(folds.divide(Study.load("own"))[scheme], first)
+
+
+def test_folds_that_were_not_made_cannot_be_written(study, tmp_path, capsys):
+    assert main(["folds", "own", "-o", str(tmp_path / "folds.csv")]) == 1
+    assert "has not been made yet" in capsys.readouterr().err
+    write_yaml(study.root, schemes=["random-patient"])
+    assert main(["folds", "own", "--scheme", "preserved-site", "-o", str(tmp_path / "folds.csv")]) == 1
+    assert "The study own has no preserved-site folds. " in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "folds.csv").exists()
 
 
 def test_folds_of_other_patients_are_refused(study):
@@ -253,25 +397,69 @@ def test_folds_wait_for_the_benchmark(study):
 # Real sites
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("seed", range(3))
-def test_folds_of_the_1062_brca_patients_are_within_one_percent(real_data, seed):
+SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))]
+
+
+@pytest.fixture
+def brca(real_data):
+    """The 1,062 patients of TCGA-BRCA with a diagnostic slide; PAM50 of the 884 of whom it is given."""
     slides = pd.read_csv(real_data / "gdc" / "tcga_brca_diagnostic_slides.csv", dtype=str)
-    table = slides.drop_duplicates("Case.ID").set_index("Case.ID")
-    table = pd.DataFrame({"site": table["TSS.Code"], "subtype": ""})
-    assert len(table) == 1062
-    sizes = make_folds(table, scheme="preserved-site", n=5, seed=seed).value_counts()
-    assert np.abs(sizes / (1062 / 5) - 1).max() <= 0.01
+    index = pd.Index(slides["Case.ID"].unique(), name="patient_id")
+    known = pd.read_csv(real_data / "tcga_brca" / "patients.csv", index_col="patient_id", keep_default_na=False)
+    return pd.DataFrame({"site": index.str[5:7], "subtype": known["pam50"].reindex(index).fillna("")}, index=index)
+
+
+def can_be_even(table, site, *, sizes, share):
+    """Whether a fold with `site` in it can have one of these sizes, and shares that deviate by no more than `share`."""
+    known = table[table["subtype"] != ""]
+    size = table["site"].value_counts()
+    counts = pd.crosstab(known["site"], known["subtype"]).reindex(size.index, fill_value=0)
+    cohort = known["subtype"].value_counts(normalize=True)[counts.columns].to_numpy()
+    in_fold = counts.sum(axis=1).to_numpy()[:, None]
+    rows = np.c_[size, counts - in_fold * (cohort + share), counts - in_fold * (cohort - share)].T
+    low = [sizes[0], *[-np.inf] * len(cohort), *[0] * len(cohort)]
+    high = [sizes[1], *[0] * len(cohort), *[np.inf] * len(cohort)]
+    found = milp(
+        np.zeros(len(size)),
+        constraints=LinearConstraint(rows, low, high),
+        integrality=np.ones(len(size)),
+        bounds=Bounds((size.index == site).astype(float), 1),
+    )
+    assert found.status in (0, 2)  # solved, or proven to be impossible
+    return found.status == 0
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("seed", range(3))
-def test_folds_of_the_884_brca_patients_are_even_in_size_and_subtype(real_data, seed):
-    table = pd.read_csv(real_data / "tcga_brca" / "patients.csv", index_col="patient_id")
-    table = table.rename(columns={"pam50": "subtype"})
+def test_the_largest_brca_site_keeps_shares_from_being_within_three_points(brca):
+    # Site BH has 142 of 1,062 patients, 61 % of them luminal A against 51 %; whatever 69 to 72 patients
+    # of other sites join it, some subtype is off by 3.48 points: an integer program proves it.
+    assert len(brca) == 1062
+    assert not can_be_even(brca, "BH", sizes=(211, 214), share=0.0347)
+    assert can_be_even(brca, "BH", sizes=(211, 214), share=0.0349)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("seed", SEEDS)
+def test_folds_of_the_1062_brca_patients_are_about_as_even_as_can_be(brca, seed):
+    fold = make_folds(brca, scheme="preserved-site", n=5, seed=seed)
+    assert np.abs(fold.value_counts() / (1062 / 5) - 1).max() <= 0.01
+    assert shares(brca, fold) <= 0.04
+    assert shares(brca, make_folds(brca, scheme="random-patient", n=5, seed=seed)) <= 0.01
+
+
+@pytest.mark.real
+def test_seeds_divide_the_1062_brca_patients_differently(brca):
+    made = [make_folds(brca, scheme="preserved-site", n=5, seed=seed) for seed in range(3)]
+    assert len({tuple(pd.factorize(fold)[0]) for fold in made}) == 3
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("seed", SEEDS)
+def test_folds_of_the_884_brca_patients_are_even_in_size_and_subtype(brca, seed):
+    table = brca[brca["subtype"] != ""]
     fold = make_folds(table, scheme="preserved-site", n=5, seed=seed)
     assert np.abs(fold.value_counts() / (884 / 5) - 1).max() <= 0.01
     # No division of these sites with sizes within 1 % does better than 3.69 points: the optimum that
     # an integer program (HiGHS) proves.  Without regard to subtypes it would be about 10.
-    assert shares(table, fold) <= 0.06
+    assert shares(table, fold) <= 0.05
     assert shares(table, make_folds(table, scheme="random-patient", n=5, seed=seed)) <= 0.01

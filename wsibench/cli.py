@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from wsibench.errors import WsibenchError
 from wsibench.run import STAGES, leaderboard_text, run, say_line, statuses
@@ -51,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--plan", action="store_true", help="say slides, gigabytes, hours and disk; fetch nothing")
     command.add_argument("--mb-per-s", type=float, default=50.0, help="bandwidth to reckon with (default: 50)")
     command.set_defaults(do=_cohort)
+
+    command = commands.add_parser("folds", help="write a study's folds for others to read")
+    command.add_argument("study")
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help="a CSV; for sequoia a new folder")
+    command.add_argument("--scheme", help="preserved-site or random-patient (default: the study's first)")
+    forms = ("wsibench", "preservedsitecv", "sequoia")
+    command.add_argument("--format", choices=forms, default="wsibench", help="default: wsibench")
+    command.set_defaults(do=_folds)
 
     command = commands.add_parser("encoders", help="list the encoders, their licences and their exposure to TCGA")
     command.set_defaults(do=_encoders)
@@ -116,6 +125,16 @@ def _cohort(asked: argparse.Namespace) -> int:
         from wsibench.cohort import build
 
         print(build(study))
+    return 0
+
+
+def _folds(asked: argparse.Namespace) -> int:
+    from wsibench.folds import export
+
+    study = Study.load(asked.study)
+    scheme = asked.scheme or study.folds.schemes[0]
+    export(study, scheme, Path(asked.output), asked.format)
+    print(f"{scheme} folds of {study.name}: {asked.output} ({asked.format})")
     return 0
 
 

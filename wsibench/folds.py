@@ -1,6 +1,8 @@
 """Who is held out together: patients in random folds, or whole sites in preserved-site folds."""
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,13 +10,17 @@ import pandas as pd
 from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
 from wsibench.assembly import not_applicable, read_benchmark
 from wsibench.errors import CohortError, NotReady
+from wsibench.foldfiles import FileFormat, given_digest, read_given, write_splits
 from wsibench.sections import Scheme
+from wsibench.sitefolds import hand_out
 from wsibench.study import Study
+from wsibench.tables import some
 
 __all__ = [
     "balance",
     "divide",
     "expected",
+    "export",
     "inner_groups",
     "make_folds",
     "not_applicable",
@@ -23,17 +29,9 @@ __all__ = [
     "split_names",
 ]
 
-FORMAT = 1
+FORMATS: dict[Scheme, int] = {"preserved-site": 2, "random-patient": 1}
+GIVEN_FORMAT = 1
 STAGE = "folds"
-
-RESTARTS = 40
-"""Orders in which sites are handed out; one of the best outcomes is taken."""
-JITTER = 0.3
-"""Share by which a site's size is varied to vary the order."""
-SIZE_WEIGHT = 10.0
-"""How much more a patient too many in a fold counts than one of a subtype too many: sizes come first."""
-TOLERANCE = 2.0
-"""Outcomes as good as the best: within the cost of two folds that are a patient too large or small."""
 
 
 class UnevenFolds(UserWarning):
@@ -56,17 +54,24 @@ def expected(study: Study) -> list[Artefact]:
     ------
     NotReady
         When the benchmark has not been assembled.
+    CohortError
+        When there is no table of folds where the study gives one.
     """
     key_at(study.benchmark_h5ad)
     # Another encoder or another clip leaves the folds as they are: they know patients only.
     patients = read_meta(study.benchmark_h5ad)["facts"]["contents"]["patients"]
-    settings = study.folds.model_dump(mode="json", exclude={"schemes"})
-    if study.folds.repeats == 1:  # what was divided once before there were repeats stays as it is
-        del settings["repeats"]
-    return [
-        Artefact(study.folds_csv(scheme), make_key(STAGE, FORMAT, {**settings, "scheme": scheme}, [patients]))
-        for scheme in study.folds.schemes
-    ]
+    return [Artefact(study.folds_csv(scheme), _key(study, scheme, patients)) for scheme in study.folds.schemes]
+
+
+def _key(study: Study, scheme: Scheme, patients: str) -> str:
+    settings: dict[str, int | str] = {"scheme": scheme}
+    if study.folds.repeats > 1:  # what was divided once before there were repeats stays as it is
+        settings["repeats"] = study.folds.repeats
+    if scheme in study.folds.given:
+        contents = given_digest(_given_path(study, scheme))
+        return make_key(STAGE, GIVEN_FORMAT, settings, [patients, contents])
+    settings |= {"n": study.folds.n, "seed": study.folds.seed}
+    return make_key(STAGE, FORMATS[scheme], settings, [patients])
 
 
 def divide(study: Study) -> dict[Scheme, pd.Series]:
@@ -75,19 +80,26 @@ def divide(study: Study) -> dict[Scheme, pd.Series]:
     Raises
     ------
     CohortError
-        When the patients cannot be divided as the study says; see `make_folds`.
+        When the patients cannot be divided as the study says (see `make_folds`), or a table of folds
+        that the study gives cannot be read (see `wsibench.foldfiles.read_given`), lacks patients of
+        the benchmark or splits, or splits a site in the preserved-site arm.
+
+    Warns
+    -----
+    UnevenFolds, SameFolds
     """
     patients = read_benchmark(study).obs
     for scheme, artefact in zip(study.folds.schemes, expected(study), strict=True):
         if artefact.due():
-            splits = _make_splits(study, scheme, patients)
-            with writing(artefact, sizes=[_sizes(fold) for _, fold in splits.items()]) as path:
+            make = _given_splits if scheme in study.folds.given else _make_splits
+            splits, facts = make(study, scheme, patients)
+            with writing(artefact, sizes=[_sizes(fold) for _, fold in splits.items()], **facts) as path:
                 patients[["site", "subtype"]].join(splits).to_csv(path, index_label="patient_id")
     return {scheme: read_folds(study, scheme) for scheme in study.folds.schemes}
 
 
-def _make_splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> pd.DataFrame:
-    """The study's splits of `patients`, (patients, repeats)."""
+def _make_splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The study's splits of `patients`, (patients, repeats), and what a sidecar says of them."""
     seeds = range(study.folds.seed, study.folds.seed + study.folds.repeats)
     names = split_names(study)
     splits = pd.DataFrame(
@@ -105,7 +117,52 @@ def _make_splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> pd.Dat
             SameFolds,
             stacklevel=3,
         )
-    return splits
+    return splits, {}
+
+
+def _given_path(study: Study, scheme: Scheme) -> Path:
+    path = study.resolve(study.folds.given[scheme])
+    if path == study.folds_csv(scheme).resolve():
+        raise CohortError(
+            f"study.yaml gives {path} as folds, which the study itself writes.", "Copy it, and give the copy."
+        )
+    return path
+
+
+def _given_splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The splits that a table of others holds, and what a sidecar says of them; checked as far as `scheme` promises."""
+    path, names = _given_path(study, scheme), split_names(study)
+    given = read_given(path)
+    if not set(names) <= set(given):
+        raise CohortError(
+            f"{path} holds {given.shape[1]} splits, and the study asks for {len(names)}.",
+            "Lower folds.repeats in study.yaml.",
+        )
+    without = patients.index.difference(given.index)
+    if len(without):
+        raise CohortError(
+            f"{path} has no fold for {len(without)} of {len(patients)} patients: {some(without)}.",
+            "Every patient of the benchmark needs one; patients of other cohorts may stay in it.",
+        )
+    splits = given.loc[patients.index, names]
+    for name, fold in splits.items():
+        if fold.nunique() < 2:
+            raise CohortError(f"{path} holds all {len(patients)} patients of the study in one fold ({name}).")
+        if scheme == "preserved-site":
+            _check_whole_sites(path, patients, fold)
+    return splits, {"given": str(path), "n_other_patients": len(given) - len(patients)}
+
+
+def _check_whole_sites(path: Path, patients: pd.DataFrame, fold: pd.Series) -> None:
+    _check_have_sites(patients)
+    folds_of_site = fold.groupby(patients["site"]).unique()
+    split = folds_of_site[folds_of_site.map(len) > 1]
+    if len(split):
+        where = ", ".join(map(str, sorted(split.iloc[0])))
+        raise CohortError(
+            f"{path} splits {len(split)} sites between folds: {some(split.index)}; {split.index[0]} is in {where}.",
+            "Preserved-site folds keep every site whole. Give it under random-patient, or correct it.",
+        )
 
 
 def _sizes(fold: pd.Series) -> list[int]:
@@ -151,14 +208,30 @@ def read_splits(study: Study, scheme: Scheme) -> pd.DataFrame:
     return table.loc[patients, names].astype(np.int64)
 
 
+def export(study: Study, scheme: Scheme, path: Path, form: FileFormat) -> None:
+    """Write a study's splits of one scheme in a format of `wsibench.foldfiles`.
+
+    Raises
+    ------
+    NotReady
+        When they have not been made.
+    CohortError
+        When the study has no such scheme, or the format cannot hold its splits.
+    """
+    if scheme not in study.folds.schemes:
+        raise CohortError(f"The study {study.name} has no {scheme} folds.", f"It has {', '.join(study.folds.schemes)}.")
+    splits = read_splits(study, scheme)
+    write_splits(read_benchmark(study).obs[["site", "subtype"]].join(splits), path, form)
+
+
 def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> pd.Series:
     """Divide patients into folds; the same for the same patients, in whatever order they come.
 
     ``random-patient`` deals shuffled patients out subtype by subtype, so that the sizes of folds,
     and the numbers of each subtype in them, differ by one at most.  ``preserved-site`` keeps every
-    site in one fold [1]_: sites are handed out from the largest to the smallest, each to the fold
-    that it balances best, and then moved and swapped for as long as that helps.  Another seed gives
-    other folds of about the same balance, where the sites allow more than one such division.
+    site in one fold [1]_, with sizes and shares of subtypes as even as `wsibench.sitefolds.hand_out`
+    makes them.  Another seed gives other folds of about the same balance, where the sites allow more
+    than one such division.
 
     Parameters
     ----------
@@ -230,13 +303,17 @@ def balance(study: Study, patients: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def _check_sites(patients: pd.DataFrame, n: int) -> None:
+def _check_have_sites(patients: pd.DataFrame) -> None:
     without = patients.index[patients["site"] == ""]
     if len(without):
         raise CohortError(
-            f"{len(without)} patients have no site ({', '.join(without[:3])}…), which preserved-site folds need.",
+            f"{len(without)} patients have no site ({some(without)}), which preserved-site folds need.",
             "Fill in the column `site`, or set `folds: {schemes: [random-patient]}` in study.yaml.",
         )
+
+
+def _check_sites(patients: pd.DataFrame, n: int) -> None:
+    _check_have_sites(patients)
     sizes = patients["site"].value_counts()
     if len(sizes) < n:
         raise CohortError(
@@ -263,68 +340,9 @@ def _deal(subtypes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 
 def _keep_sites(patients: pd.DataFrame, n: int, rng: np.random.Generator) -> np.ndarray:
     sites, site = np.unique(patients["site"].to_numpy(str), return_inverse=True)
-    subtypes, subtype = np.unique(patients["subtype"].to_numpy(str), return_inverse=True)
-    counts = np.zeros((len(sites), 1 + len(subtypes)))  # patients of a site, in all and of each subtype
-    np.add.at(counts, (site, 1 + subtype), 1)
-    counts[:, 0] = counts[:, 1:].sum(axis=1)
-    weights = np.r_[SIZE_WEIGHT, np.ones(len(subtypes))]
-    handed_out = [_improved(_greedy(counts, n, weights, rng), counts, n, weights) for _ in range(RESTARTS)]
-    costs = np.array([(_excess(folds, counts, n) ** 2 @ weights).sum() for folds in handed_out])
-    # Any of the good ones: the very best would be the same for every seed, and hide how much the
-    # choice of folds matters.
-    return handed_out[rng.choice(np.flatnonzero(costs <= costs.min() + TOLERANCE * SIZE_WEIGHT))][site]
-
-
-def _excess(folds: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
-    """What each fold holds, in all and of each subtype, less its even share; (n, 1 + n_subtypes)."""
-    return np.stack([counts[folds == fold].sum(axis=0) for fold in range(n)]) - counts.sum(axis=0) / n
-
-
-def _greedy(counts: np.ndarray, n: int, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sites handed out about from the largest to the smallest, each where it costs least; (n_sites,).
-
-    Parameters
-    ----------
-    counts
-        (n_sites, 1 + n_subtypes) patients of each site, in all and by subtype.
-    weights
-        (1 + n_subtypes,) what a squared excess of a fold costs.
-    """
-    folds = np.full(len(counts), -1)
-    excess = _excess(folds, counts, n)
-    order = np.argsort(-counts[:, 0] * rng.uniform(1 - JITTER, 1 + JITTER, len(counts)))
-    for rank, site in enumerate(order):
-        cost = ((excess + counts[site]) ** 2 - excess**2) @ weights
-        if rank < n:  # no fold stays empty
-            cost[np.isin(np.arange(n), folds)] = np.inf
-        shuffled = rng.permutation(n)  # among equals the first wins
-        folds[site] = shuffled[np.argmin(cost[shuffled])]
-        excess[folds[site]] += counts[site]
-    return folds
-
-
-def _improved(folds: np.ndarray, counts: np.ndarray, n: int, weights: np.ndarray) -> np.ndarray:
-    """The folds after the best move of a site, or swap of two, again and again until none helps.
-
-    Moving counts x from fold a to fold b changes the cost Σ w excess² by
-    2 (x·excess_b − x·excess_a + x·x), with · weighted by w; a swap moves the difference of two sites.
-    """
-    folds, every = folds.copy(), np.arange(len(counts))
-    products = (counts * weights) @ counts.T  # (n_sites, n_sites)
-    own = np.diag(products)
-    while True:
-        held = (counts * weights) @ _excess(folds, counts, n).T  # (n_sites, n)
-        here, there = held[every, folds], held[:, folds]  # there: site i in the fold of site j
-        move = held - here[:, None] + own[:, None]
-        move[every, folds] = np.inf
-        move[np.bincount(folds, minlength=n)[folds] == 1] = np.inf  # no fold becomes empty
-        swap = there + there.T - here[:, None] - here + own[:, None] + own - 2 * products
-        swap[folds[:, None] == folds] = np.inf
-        if min(move.min(), swap.min()) > -1e-6:
-            return folds
-        if move.min() <= swap.min():
-            site, fold = np.unravel_index(np.argmin(move), move.shape)
-            folds[site] = fold
-        else:
-            one, other = np.unravel_index(np.argmin(swap), swap.shape)
-            folds[one], folds[other] = folds[other], folds[one]
+    known = patients["subtype"].to_numpy(str) != ""
+    subtypes, subtype = np.unique(patients["subtype"].to_numpy(str)[known], return_inverse=True)
+    counts = np.zeros((len(sites), 1 + len(subtypes)))  # patients of a site, in all and of each known subtype
+    np.add.at(counts[:, 0], site, 1)
+    np.add.at(counts, (site[known], 1 + subtype), 1)
+    return hand_out(counts, n, rng)[site]

@@ -183,6 +183,15 @@ class Folds(Section):
     seed: int = 0
     repeats: int = Field(1, ge=1)
     """Times the patients are divided, by seed, seed + 1, …: how much the choice of folds matters."""
+    given: dict[Scheme, str] = {}
+    """Tables of folds made elsewhere, by scheme; `wsibench.foldfiles` reads them, and `n` and `seed` divide nothing."""
+
+    @model_validator(mode="after")
+    def _given_for_schemes_asked_for(self) -> "Folds":
+        idle = sorted(set(self.given) - set(self.schemes))
+        if idle:
+            raise ValueError(f"given names {', '.join(idle)}, which is not among the schemes")
+        return self
 
 
 class Abmil(Section):

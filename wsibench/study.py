@@ -122,7 +122,7 @@ class Study(Section):
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
         given += [text for text in (self.ranking.gene_sets or {}).values() if isinstance(text, str)]
         given += [self.ranking.covariates] if self.ranking.covariates else []
-        return [text for text in own if text] + given + list(self.weights.values())
+        return [text for text in own if text] + given + [*self.weights.values(), *self.folds.given.values()]
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
         """A path of study.yaml: ``${VAR}`` from the environment, relative to study.yaml's folder.
