@@ -4,7 +4,11 @@ Patients' expression is shuffled among the patients of the same site, whole prof
 that genes stay as dependent as they are and a site keeps what it has to do with expression; then
 every probe is fitted and scored again.  Under random-patient folds the null of a gene that differs
 between sites is therefore not zero: it is what knowing the site is worth.
+
+In external validation the training patients are shuffled; the test patients keep what was measured of them.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +19,9 @@ from wsibench.probes import offer
 from wsibench.regression import Job, fit, jobs, load
 from wsibench.scores import fold_spearman, permutation_within
 from wsibench.study import Study
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 FORMAT = 1
 STAGE = "null"
@@ -55,9 +62,18 @@ def read_null(job: Job) -> pd.DataFrame:
     return pd.DataFrame(table["rho"].to_numpy().reshape(-1, len(genes)), columns=genes)
 
 
+def exchangeable(job: Job, benchmark: "AnnData") -> np.ndarray:
+    """Groups in which expression is shuffled, (patients,): sites; a test patient of external validation is one."""
+    sites = benchmark.obs["site"]
+    if job.scheme == "external":
+        sites = sites.where(benchmark.obs["cohort"] == "train", benchmark.obs_names)
+    return sites.to_numpy(str)
+
+
 def _permute_job(job: Job) -> None:
     patients, benchmark, fold = load(job)
-    y, sites = benchmark.X, benchmark.obs["site"].to_numpy(str)
+    y, sites = benchmark.X, exchangeable(job, benchmark)
+    held = fold >= 0 if (fold < 0).any() else slice(None)  # which copies nothing where all are held out
     # The same shuffles for every encoder and probe: what differs between them is not the luck of the draw.
     rng = np.random.default_rng(job.study.ranking.seed)
     shuffles = [permutation_within(sites, rng) for _ in range(permutations(job))]
@@ -66,7 +82,7 @@ def _permute_job(job: Job) -> None:
     for start in range(0, len(shuffles), together):
         shuffled = np.concatenate([y[order] for order in shuffles[start : start + together]], axis=1)
         predicted = fit(job, shuffled, patients, fold).predicted
-        rho.append(fold_spearman(shuffled, predicted, fold).mean().astype(np.float32))
+        rho.append(fold_spearman(shuffled[held], predicted[held], fold[held]).mean().astype(np.float32))
     table = pd.DataFrame({
         "permutation": np.repeat(np.arange(len(shuffles), dtype=np.int32), y.shape[1]),
         "gene": np.tile(benchmark.var_names.to_numpy(str), len(shuffles)),

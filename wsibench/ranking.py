@@ -133,7 +133,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     found = [scores.fold_spearman(arm.measured, predicted, arm.fold) for predicted in arm.predicted]
     rho = np.stack([each.mean() for each in found])
     undefined = np.stack([each.undefined() for each in found])
-    sites = arm.sites if scheme == "preserved-site" else None
+    sites = arm.drawn_sites
     weights = bootstrap.sample_weights(arm.fold, draws=study.ranking.bootstrap, seed=study.ranking.seed, sites=sites)
     sets = arm.sets
     members = np.stack(list(sets.values()))
@@ -279,8 +279,8 @@ def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFr
             **arm.named(row), "mean_rho": rho[row].mean(),
             "pooled_rho": measures.pooled_spearman(arm.measured, predicted).mean(),
             "pearson": measures.fold_pearson(arm.measured, predicted, arm.fold).mean(),
-            "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)),
-            "rmse": np.median(measures.rmse(arm.measured, predicted)),
+            "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)) if arm.one_unit else np.nan,
+            "rmse": np.median(measures.rmse(arm.measured, predicted)) if arm.one_unit else np.nan,
             "within_subtype": measures.within_strata(y, x, fold, arm.subtypes[known]).mean() if subtyped else np.nan,
             "given_subtype": measures.partial_spearman(y, x, fold, indicators).mean() if subtyped else np.nan,
             "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,

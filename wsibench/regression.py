@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsibench import embedding, folds
+from wsibench import folds
 from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
-from wsibench.assembly import bag_index, names, not_applicable, read_bags, read_benchmark
+from wsibench.assembly import bag_index, names, not_applicable, read_bags, read_benchmark, with_tiles
 from wsibench.compute import map_slides
-from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
 from wsibench.probes import offer
 from wsibench.probes.base import Attends, Patients, Probe
@@ -80,7 +79,7 @@ def jobs(study: Study) -> list[Job]:
     StudyError
         For a probe that there is not.
     """
-    tiled = [] if embedding.not_applicable(study) else [encoder.name for encoder in tile_encoders(study)]
+    tiled = with_tiles(study)
     return [
         Job(study, scheme, encoder, probe)
         for scheme in study.folds.schemes
@@ -132,7 +131,8 @@ def read_predictions(job: Job) -> "AnnData":
     Returns
     -------
     AnnData
-        X: float32 (patients, genes) in the unit of the study's expression; obs: fold, site;
+        X: float32 (patients, genes) in the unit of the study's expression; obs: fold, site; of
+        external validation the test patients alone;
         uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains by
         epochs, curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
     """
@@ -175,9 +175,9 @@ class OutOfFold:
     """Every patient as predicted by the fit that did not see them."""
 
     predicted: np.ndarray
-    """float32 (patients, genes)."""
+    """float32 (patients, genes); NaN for patients who are never held out."""
     attention: list[np.ndarray]
-    """(tiles,) a patient; empty unless the probe attends."""
+    """(tiles,) a patient who is held out; empty unless the probe attends."""
     chosen: dict[str, dict[str, Any]]
     """What each fold's fit selected."""
     curves: pd.DataFrame | None
@@ -191,17 +191,17 @@ def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarra
     y
         (patients, genes).
     fold
-        Fold that holds each patient out, (patients,).
+        Fold that holds each patient out, (patients,); below 0 for patients who are trained on in every fold.
 
     Raises
     ------
     CohortError
         When a fold leaves fewer than three patients to train on.
     """
-    predicted = np.empty(y.shape, np.float32)
+    predicted = np.full(y.shape, np.nan, np.float32)
     attention: dict[int, np.ndarray] = {}
     chosen, curves = {}, []
-    for label in np.unique(fold):
+    for label in np.unique(fold[fold >= 0]):
         train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
         if len(train) < 3:
             raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
@@ -252,22 +252,23 @@ def _fit_job(job: Job) -> None:
     uns = {"key": predictions.key, "study_key": job.study.key, "chosen": json.dumps(found.chosen)}
     if found.curves is not None:
         uns["curves"] = found.curves
-    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
+    held = fold >= 0
+    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)[held]
     var = pd.DataFrame(index=benchmark.var_names)
     facts = {
         "scheme": job.scheme,
         "encoder": job.encoder,
         "probe": job.probe,
-        "n_patients": benchmark.n_obs,
+        "n_patients": len(obs),
         "n_genes": benchmark.n_vars,
         "seconds": seconds,
         "chosen": _median_of(list(found.chosen.values())),
     }
     with writing(predictions, **facts) as path:
-        adata = anndata.AnnData(found.predicted, obs=obs, var=var, uns={"wsibench": uns})
+        adata = anndata.AnnData(found.predicted[held], obs=obs, var=var, uns={"wsibench": uns})
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
     for artefact in attention:
-        table = bag_index(job.study, patients.ids, job.encoder).assign(attention=np.concatenate(found.attention))
+        table = bag_index(job.study, patients.ids[held], job.encoder).assign(attention=np.concatenate(found.attention))
         with writing(artefact) as path:
             table.to_parquet(path, index=False)
 
