@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsibench import assembly, cohort, folds
-from wsibench.artefacts import Artefact, writing
+from wsibench.artefacts import Artefact, make_key, read_meta, writing
 from wsibench.errors import CohortError, NotReady
 from wsibench.folds import inner_groups, make_folds
 from wsibench.study import Study
@@ -172,6 +172,44 @@ def test_one_scheme_does_not_depend_on_the_other(study):
     assert [artefact.due() for artefact in folds.expected(Study.load("own"))] == [None]
     write_yaml(study.root, seed=1)
     assert all(artefact.due() for artefact in folds.expected(Study.load("own")))
+
+
+def test_a_study_that_divides_once_has_the_folds_and_keys_it_had_before_there_were_repeats(study):
+    once = [artefact.key for artefact in folds.expected(study)]
+    patients_made = read_meta(study.benchmark_h5ad)["facts"]["contents"]["patients"]
+    section = {"n": 4, "seed": 0, "scheme": "random-patient"}
+    assert once[1] == make_key("folds", folds.FORMAT, section, [patients_made])
+    first = folds.divide(study)["random-patient"]
+    write_yaml(study.root, repeats=3, schemes=["random-patient"])
+    study = Study.load("own")
+    assert [artefact.key for artefact in folds.expected(study)] != once[1:]
+    with pytest.raises(NotReady, match="lacks some of 3 splits"):
+        folds.read_splits(study, "random-patient")
+    pd.testing.assert_series_equal(folds.divide(study)["random-patient"], first)
+
+
+@pytest.mark.filterwarnings("ignore::wsibench.folds.SameFolds")  # five sites
+def test_repeats_are_the_splits_of_the_seeds_that_follow(study):
+    write_yaml(study.root, repeats=3, seed=7, n=2)
+    study = Study.load("own")
+    made, obs = folds.divide(study), assembly.read_benchmark(study).obs
+    for scheme in SCHEMES:
+        splits = folds.read_splits(study, scheme)
+        assert list(splits.columns) == ["fold", "fold_1", "fold_2"]
+        assert splits.index.tolist() == obs.index.tolist()
+        for seed, name in enumerate(splits, start=7):
+            alone = make_folds(obs, scheme=scheme, n=2, seed=seed)
+            pd.testing.assert_series_equal(splits[name], alone, check_names=False)
+        pd.testing.assert_series_equal(made[scheme], splits["fold"])
+        pd.testing.assert_series_equal(folds.read_folds(study, scheme), splits["fold"])
+    columns = pd.read_csv(study.folds_csv("preserved-site")).columns
+    assert list(columns) == ["patient_id", "site", "subtype", "fold", "fold_1", "fold_2"]
+
+
+def test_splits_that_cannot_differ_are_warned_of(study):
+    write_yaml(study.root, repeats=3, n=5, schemes=["preserved-site"])  # five sites, five folds: one way
+    with pytest.warns(folds.SameFolds, match="3 preserved-site splits of 40 patients are 1 different"):
+        folds.divide(Study.load("own"))
 
 
 def test_folds_of_other_patients_are_refused(study):

@@ -7,11 +7,21 @@ import pandas as pd
 
 from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
 from wsibench.assembly import not_applicable, read_benchmark
-from wsibench.errors import CohortError
+from wsibench.errors import CohortError, NotReady
 from wsibench.sections import Scheme
 from wsibench.study import Study
 
-__all__ = ["balance", "divide", "expected", "inner_groups", "make_folds", "not_applicable", "read_folds"]
+__all__ = [
+    "balance",
+    "divide",
+    "expected",
+    "inner_groups",
+    "make_folds",
+    "not_applicable",
+    "read_folds",
+    "read_splits",
+    "split_names",
+]
 
 FORMAT = 1
 STAGE = "folds"
@@ -30,6 +40,15 @@ class UnevenFolds(UserWarning):
     """Folds that cannot be of about equal size."""
 
 
+class SameFolds(UserWarning):
+    """Splits of different seeds that divide the patients alike."""
+
+
+def split_names(study: Study) -> list[str]:
+    """Columns of the study's splits: ``fold``, ``fold_1``, … ``fold_{repeats − 1}``."""
+    return ["fold", *(f"fold_{repeat}" for repeat in range(1, study.folds.repeats))]
+
+
 def expected(study: Study) -> list[Artefact]:
     """One table of folds a scheme.
 
@@ -42,6 +61,8 @@ def expected(study: Study) -> list[Artefact]:
     # Another encoder or another clip leaves the folds as they are: they know patients only.
     patients = read_meta(study.benchmark_h5ad)["facts"]["contents"]["patients"]
     settings = study.folds.model_dump(mode="json", exclude={"schemes"})
+    if study.folds.repeats == 1:  # what was divided once before there were repeats stays as it is
+        del settings["repeats"]
     return [
         Artefact(study.folds_csv(scheme), make_key(STAGE, FORMAT, {**settings, "scheme": scheme}, [patients]))
         for scheme in study.folds.schemes
@@ -59,14 +80,40 @@ def divide(study: Study) -> dict[Scheme, pd.Series]:
     patients = read_benchmark(study).obs
     for scheme, artefact in zip(study.folds.schemes, expected(study), strict=True):
         if artefact.due():
-            folds = make_folds(patients, scheme=scheme, n=study.folds.n, seed=study.folds.seed)
-            with writing(artefact, sizes=folds.value_counts().sort_index().tolist()) as path:
-                patients[["site", "subtype"]].assign(fold=folds).to_csv(path, index_label="patient_id")
+            splits = _make_splits(study, scheme, patients)
+            with writing(artefact, sizes=[_sizes(fold) for _, fold in splits.items()]) as path:
+                patients[["site", "subtype"]].join(splits).to_csv(path, index_label="patient_id")
     return {scheme: read_folds(study, scheme) for scheme in study.folds.schemes}
 
 
+def _make_splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> pd.DataFrame:
+    """The study's splits of `patients`, (patients, repeats)."""
+    seeds = range(study.folds.seed, study.folds.seed + study.folds.repeats)
+    names = split_names(study)
+    splits = pd.DataFrame(
+        {
+            name: make_folds(patients, scheme=scheme, n=study.folds.n, seed=seed)
+            for name, seed in zip(names, seeds, strict=True)
+        }
+    )
+    # Labels of folds mean nothing: folds are the same when they hold the same patients.
+    different = {tuple(pd.factorize(fold)[0]) for _, fold in splits.items()}
+    if len(different) < len(names):
+        warnings.warn(
+            f"{len(names)} {scheme} splits of {len(patients)} patients are {len(different)} different ones: there are "
+            "few ways of dividing these sites evenly, and what varies between splits is less than it seems.",
+            SameFolds,
+            stacklevel=3,
+        )
+    return splits
+
+
+def _sizes(fold: pd.Series) -> list[int]:
+    return fold.value_counts().sort_index().tolist()
+
+
 def read_folds(study: Study, scheme: Scheme) -> pd.Series:
-    """The fold in which each patient is held out: int, named ``fold``, in the order of the benchmark.
+    """The fold in which each patient is held out: the first column of `read_splits`.
 
     Raises
     ------
@@ -75,14 +122,33 @@ def read_folds(study: Study, scheme: Scheme) -> pd.Series:
     CohortError
         When the table does not put every patient of the benchmark into one fold.
     """
-    path = study.folds_csv(scheme)
+    return read_splits(study, scheme)["fold"]
+
+
+def read_splits(study: Study, scheme: Scheme) -> pd.DataFrame:
+    """The fold in which each patient is held out, split by split.
+
+    Returns
+    -------
+    DataFrame
+        int64, patients in the order of the benchmark × splits; columns as `split_names` gives them.
+
+    Raises
+    ------
+    NotReady
+        When the folds, or as many splits as the study asks for, have not been made.
+    CohortError
+        When the table does not put every patient of the benchmark into one fold of each split.
+    """
+    path, names = study.folds_csv(scheme), split_names(study)
     key_at(path)
-    table = pd.read_csv(path, dtype={"patient_id": str, "fold": int}, usecols=["patient_id", "fold"])
-    folds = table.set_index("patient_id")["fold"]
+    table = pd.read_csv(path, dtype={"patient_id": str}, index_col="patient_id", keep_default_na=False)
+    if not set(names) <= set(table.columns):
+        raise NotReady(f"{path} lacks some of {len(names)} splits.", "Run 05_regression, which divides the patients.")
     patients = read_benchmark(study).obs_names
-    if sorted(folds.index) != sorted(patients):
+    if sorted(table.index) != sorted(patients):
         raise CohortError(f"{path} and {study.benchmark_h5ad} are of different patients.", "Delete the table of folds.")
-    return folds.loc[patients]
+    return table.loc[patients, names].astype(np.int64)
 
 
 def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> pd.Series:

@@ -207,7 +207,8 @@ def out_of_fold(probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarra
             raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
         fitted = probe.fit(patients.take(train), y[train], seed=seed)
         if isinstance(fitted, Attends):
-            predicted[held], weights = fitted.predict_with_attention(patients.take(held))
+            seeds, weights = fitted.predict_with_attention(patients.take(held))
+            predicted[held] = seeds.mean(axis=0)
             attention |= zip(held.tolist(), weights, strict=True)
             curves.append(fitted.curves.assign(fold=int(label)))
         else:

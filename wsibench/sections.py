@@ -185,6 +185,8 @@ class Folds(Section):
     schemes: list[Scheme] = ["preserved-site", "random-patient"]
     n: int = Field(5, ge=2)
     seed: int = 0
+    repeats: int = Field(1, ge=1)
+    """Times the patients are divided, by seed, seed + 1, …: how much the choice of folds matters."""
 
 
 class Abmil(Section):

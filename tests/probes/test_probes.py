@@ -1,13 +1,14 @@
 """What every probe on offer has to do, whatever it is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from wsibench.errors import StudyError
 from wsibench.probes import PROBES, offer
-from wsibench.probes.base import Attends, Patients
+from wsibench.probes.base import Attends, Patients, Seeded
 from wsibench.probes.moments import pooled
 from wsibench.probes.neighbours import Neighbours
 from wsibench.probes.ridge import Kernel, Ridge
@@ -50,6 +51,34 @@ def test_reads_what_can_be_read_and_says_what_it_chose(probe, cohort):
     assert abs(rho[cohort.group == "null"].mean()) < 0.06
     json.dumps(fitted.chosen, allow_nan=False)
     assert any(isinstance(value, float) for value in fitted.chosen.values())
+
+
+class Counted(list):
+    """Bags that count how often they are read."""
+
+    reads = 0
+
+    def __getitem__(self, position):
+        self.reads += 1
+        return super().__getitem__(position)
+
+
+@pytest.mark.parametrize("name", ["abmil", "mlp"])
+def test_seeds_are_told_apart_and_average_to_the_prediction(name, cohort):
+    settings = STUDY.abmil.model_copy(update={"seeds": 3, "epochs": 2})
+    study = STUDY.model_copy(update={"abmil": settings})
+    fitted = PROBES[name].make(study).fit(cohort.patients.take(np.arange(40)), cohort.y[:40, ::20], seed=0)
+    assert isinstance(fitted, Seeded)
+    bags = Counted(cohort.patients.bags)
+    held = replace(cohort.patients, bags=bags).take(np.arange(40, 50))
+    each = fitted.predict_seeds(held)
+    assert each.shape == (3, 10, cohort.y[:, ::20].shape[1])
+    assert each.dtype == np.float32
+    assert bags.reads == (10 if name == "abmil" else 0)
+    np.testing.assert_array_equal(each.mean(axis=0), fitted.predict(held))
+    assert all(np.abs(each[one] - each[other]).max() > 0.01 for one, other in ((0, 1), (0, 2), (1, 2)))
+    if name == "abmil":
+        np.testing.assert_array_equal(fitted.predict_with_attention(held)[0], each)
 
 
 def test_same_input_same_output(probe, cohort):

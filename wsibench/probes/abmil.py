@@ -97,6 +97,10 @@ class FittedAbmil:
 
     def predict(self, patients: Patients) -> np.ndarray:
         """Predicted expression, float32 (n, genes)."""
+        return self.predict_seeds(patients).mean(axis=0)
+
+    def predict_seeds(self, patients: Patients) -> np.ndarray:
+        """Predicted expression of every seed, float32 (seeds, n, genes)."""
         return self.predict_with_attention(patients)[0]
 
     def attention(self, patients: Patients) -> list[np.ndarray]:
@@ -104,13 +108,16 @@ class FittedAbmil:
         return self.predict_with_attention(patients)[1]
 
     def predict_with_attention(self, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Both at once, reading every bag once; all tiles count, however many were trained on."""
+        """What every seed predicts, (seeds, n, genes), and the mean attention, reading every bag once.
+
+        All tiles count, however many were trained on.
+        """
         expression, attention = [], []
         for bag in patients.bags:
             each = [network.apply(bag) for network in self.networks]
-            expression.append(np.mean([y for y, _ in each], axis=0))
+            expression.append(np.stack([y for y, _ in each]))
             attention.append(np.mean([a for _, a in each], axis=0))
-        return np.stack(expression), attention
+        return np.stack(expression, axis=1), attention
 
 
 @dataclass(frozen=True)

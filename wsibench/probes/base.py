@@ -65,14 +65,31 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
-class Attends(Fitted, Protocol):
+class Seeded(Fitted, Protocol):
+    """A fitted probe that averages networks of several seeds, and can tell them apart."""
+
+    def predict_seeds(self, patients: Patients) -> np.ndarray:
+        """Predicted expression of every seed, float32 (seeds, n, genes); their mean is the prediction."""
+        ...
+
+
+@runtime_checkable
+class Attends(Seeded, Protocol):
     """A fitted probe that weighs a patient's tiles, and that trained by epochs."""
 
     curves: pd.DataFrame
     """seed, epoch, loss, validation_rho, chosen."""
 
     def predict_with_attention(self, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Predictions, and the weight of every tile: float32 (tiles,) a patient, of sum 1."""
+        """What every seed predicts, and the weight of every tile, from one reading of the bags.
+
+        Returns
+        -------
+        expression
+            As of `predict_seeds`, float32 (seeds, n, genes).
+        attention
+            Mean over seeds, float32 (tiles,) a patient, of sum 1.
+        """
         ...
 
 

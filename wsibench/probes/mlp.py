@@ -41,6 +41,10 @@ class FittedMlp:
         """Predicted expression, float32 (n, genes)."""
         return self.networks.predict(of_one_tile(patients))
 
+    def predict_seeds(self, patients: Patients) -> np.ndarray:
+        """Predicted expression of every seed, float32 (seeds, n, genes)."""
+        return self.networks.predict_seeds(of_one_tile(patients))
+
 
 def of_one_tile(patients: Patients) -> Patients:
     """The same patients, each with a bag that holds their mean feature alone."""

@@ -67,11 +67,15 @@ class Kernel:
         """Of training features (n, d): the leading eigenvectors are the principal components of the patients."""
         scaler = Scaler.fit(x)
         x = scaler.transform(x)
-        values, vectors = eigh((x @ x.T / x.shape[1]).astype(np.float64), driver="evd")
-        real = values > len(x) * np.finfo(np.float32).eps * values.max(initial=1e-12)
+        n, d = x.shape
+        # The kernel of few features has the eigenvalues of their small Gram matrix, and no others.
+        gram = x.T @ x if d < n else x @ x.T
+        values, vectors = eigh((gram / d).astype(np.float64), driver="evd")
+        real = values > n * np.finfo(np.float32).eps * values.max(initial=1e-12)
         if components is not None:
             real[:-components] = False  # eigenvalues come in ascending order
-        return cls(scaler, x, values[real], vectors[:, real])
+        values, vectors = values[real], vectors[:, real]
+        return cls(scaler, x, values, x @ vectors / np.sqrt(values * d) if d < n else vectors)
 
     @property
     def narrow(self) -> bool:
@@ -82,14 +86,19 @@ class Kernel:
         """What `paths` is to be multiplied with, for centred training targets (n, genes)."""
         return self.vectors.T.astype(np.float32) @ z if self.narrow else z
 
-    def path(self, x: np.ndarray, alpha: float) -> np.ndarray:
-        """What turns reduced targets into predictions for new features, float32 (new, n or rank)."""
-        rotated = (self.scaler.transform(x) @ self.x.T / self.x.shape[1]) @ self.vectors / (self.values + alpha)
-        return (rotated if self.narrow else rotated @ self.vectors.T).astype(np.float32)
+    def rotate(self, x: np.ndarray) -> np.ndarray:
+        """New features in the eigenvectors' basis, float64 (new, rank)."""
+        return (self.scaler.transform(x) @ self.x.T / self.x.shape[1]) @ self.vectors
+
+    def path(self, rotated: np.ndarray, alpha: float) -> np.ndarray:
+        """What turns reduced targets into predictions for rotated new features, float32 (new, n or rank)."""
+        shrunk = rotated / (self.values + alpha)
+        return (shrunk if self.narrow else shrunk @ self.vectors.T).astype(np.float32)
 
     def paths(self, x: np.ndarray) -> np.ndarray:
         """The same for every penalty, stacked: (penalties · new, n or rank)."""
-        return np.concatenate([self.path(x, alpha) for alpha in ALPHAS])
+        rotated = self.rotate(x)
+        return np.concatenate([self.path(rotated, alpha) for alpha in ALPHAS])
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,10 @@ class FittedRidge:
     def predict(self, patients: Patients) -> np.ndarray:
         """Predicted expression, float32 (n, genes)."""
         predicted = np.zeros((len(patients), self.z.shape[1]), np.float32)
+        rotated = self.kernel.rotate(patients.mean)
         for position in np.unique(self.best):
             genes = self.best == position
-            path = self.kernel.path(patients.mean, ALPHAS[position])
+            path = self.kernel.path(rotated, ALPHAS[position])
             predicted[:, genes] = path @ self.kernel.reduce(self.z[:, genes])
         return self.targets.invert(predicted)
 
