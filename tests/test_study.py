@@ -39,7 +39,7 @@ def test_unknown_study_names_those_there_are(data_root):
         ("encoder: [uni]", r"unknown key 'encoder' \(did you mean 'encoders'\?\); allowed: title"),
         ("tiles: {tile_px: 224}", r"unknown key 'tile_px' in `tiles`.*allowed: tile_um"),
         ("tiles: {tile_um: wide}", r"`tiles.tile_um` = 'wide'"),
-        ("folds: {schemes: [random]}", r"'preserved-site' or 'random-patient'"),
+        ("folds: {schemes: [random]}", r"'preserved-site', 'random-patient'"),
         ("folds: {n: 1}", r"`folds.n` = 1"),
         ("features: {hif: {tabel: x.csv}}", r"unknown key 'tabel' in `features` \(did you mean 'table'"),
         ("encoders: [hif]\nfeatures: {hif: {table: x.csv}}", r"hif stands both under encoders and under features"),

@@ -67,14 +67,14 @@ def assembled(folder: Path, **sections) -> Study:
     return study
 
 
-def with_tiles(folder: Path, **sections) -> Study:
+def with_tiles(folder: Path, *, seed: int = 2, **sections) -> Study:
     """A study of the same patients with features of 5 to 7 tiles each, as two encoders would leave them."""
     for slide in pd.read_csv(folder / "slides.csv")["path"]:
         (folder / slide).write_text(slide)
     tables = {"slides": "slides.csv", "expression": "rna.h5ad", "source": "local"}
     study = load(folder, **{"cohort": tables, "features": {}, "encoders": ["colour", "texture"], **sections})
     cohort.build(study)
-    rng, z = np.random.default_rng(2), latent(60)
+    rng, z = np.random.default_rng(seed), latent(60)
     for artefact in tiling.expected(study):
         with writing(artefact) as path:
             path.write_text("not looked at")

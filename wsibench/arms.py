@@ -50,13 +50,19 @@ class Arm:
         return every | {group: (groups == group).to_numpy() for group in dict.fromkeys(groups)}
 
     @property
-    def clusters(self) -> np.ndarray | None:
-        """What new patients come in, (patients,): sites, where whole sites are held out; else None, one by one."""
+    def drawn_sites(self) -> np.ndarray | None:
+        """Sites that the bootstrap draws whole, (patients,); None where it draws patients.
+
+        Test patients of external validation are drawn by site where there are two sites and none is unknown.
+        """
+        if self.scheme == "external":
+            return self.sites if len(np.unique(self.sites)) > 1 and (self.sites != "").all() else None
         return self.sites if self.scheme == "preserved-site" else None
 
-    def named(self, row: int) -> dict[str, str]:
-        """The columns that name a row of a table."""
-        return {"scheme": self.scheme, "encoder": self.jobs[row].encoder, "probe": self.jobs[row].probe}
+    @property
+    def one_unit(self) -> bool:
+        """Whether prediction and measurement are in one unit: of external validation, that of both studies."""
+        return len({part.expression.unit for part in self.study.parts.values()}) < 2
 
 
 def load_arm(study: Study, scheme: Scheme) -> Arm:
@@ -72,6 +78,8 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
     benchmark = read_benchmark(study)
     competing = [job for job in jobs(study) if job.scheme == scheme]
     predictions = [read_predictions(job) for job in competing]
+    if study.parts:  # the training patients are not predicted
+        benchmark = benchmark[predictions[0].obs_names].copy()
     fold = predictions[0].obs["fold"].to_numpy()
     counted = np.isin(
         fold, [f for f, n in zip(*np.unique(fold, return_counts=True), strict=True) if n > scores.RESERVED]

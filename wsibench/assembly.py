@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsibench import embedding
+from wsibench import embedding, external
 from wsibench.artefacts import Artefact, digest, file_sha256, key_at, make_key, read_failures, writing
 from wsibench.cohort import has_expression, read_cohort, read_expression
 from wsibench.controls import controls
@@ -30,7 +30,10 @@ Exclusions = list[tuple[str, str, str]]
 
 def not_applicable(study: Study) -> str | None:
     """Why there is nothing to assemble, or None."""
-    if not has_expression(study):
+    if study.parts and names(study):
+        reasons = ((part.name, not_applicable(part)) for part in study.parts.values())
+        return next((f"Study {name}: {reason}" for name, reason in reasons if reason), None)
+    if not study.parts and not has_expression(study):
         return "The study has no expression: there is nothing to predict, it ends with the features."
     if not (study.encoders or study.features or study.controls):
         return "The study names neither encoders nor features."
@@ -54,8 +57,10 @@ def expected(study: Study) -> list[Artefact]:
     Raises
     ------
     NotReady
-        When the cohort or a slide's features are due.
+        When the cohort or a slide's features are due; of external validation, a benchmark of either study.
     """
+    if study.parts:
+        return _artefacts(study, external.key(study, names(study), expected))
     slides = _slides(study)
     cohort = slides[["slide_id", "patient_id", "site", "subtype"]].to_dict("records")
     tables = [study.resolve(table.table) for table in study.features.values()]
@@ -68,7 +73,10 @@ def expected(study: Study) -> list[Artefact]:
     # of a simulated cohort is in the key of its expression.
     tables = [file_sha256(path) if path.is_file() else "" for path in tables]
     made_from = [key_at(study.expression_h5ad), digest(cohort), *features, *tables]
-    key = make_key(STAGE, FORMAT, section, made_from)
+    return _artefacts(study, make_key(STAGE, FORMAT, section, made_from))
+
+
+def _artefacts(study: Study, key: str) -> list[Artefact]:
     return [
         Artefact(study.benchmark_h5ad, key),
         Artefact(study.benchmark_exclusions_csv, make_key(STAGE, FORMAT, "exclusions", [key])),
@@ -114,7 +122,7 @@ def read_benchmark(study: Study) -> "AnnData":
         X: float32 (patients, genes), clipped as the study says.  obs: site, subtype (empty where
         unknown), n_slides, n_tiles, slide_ids (separated by semicolons).  obsm: float32 (patients,
         dim) an encoder, features table or control.  uns["wsibench"]: study, study_key, key,
-        encoders, controls, and counts.
+        encoders, controls, and counts.  Of external validation obs has cohort (train or test), too.
 
     Raises
     ------
@@ -132,7 +140,7 @@ def read_benchmark(study: Study) -> "AnnData":
 
 
 def read_exclusions(study: Study) -> pd.DataFrame:
-    """What the benchmark leaves out of the cohort: what (slide, patient, feature), id, reason."""
+    """What the benchmark leaves out of the cohort: what (slide, patient, feature, gene), id, reason."""
     key_at(study.benchmark_exclusions_csv)
     return pd.read_csv(study.benchmark_exclusions_csv, dtype=str, keep_default_na=False)
 
@@ -140,8 +148,8 @@ def read_exclusions(study: Study) -> pd.DataFrame:
 def read_bags(study: Study, encoder: str, patient_ids: Sequence[str]) -> list[np.ndarray]:
     """All tiles of patients: one float16 (n_tiles, dim) array a patient, slide after slide."""
     bags = []
-    for slides in _slides_of(study, patient_ids):
-        bags.append(np.concatenate([read_features(study.features_h5(encoder, slide))[0] for slide in slides]))
+    for owner, slides in _slides_of(study, patient_ids):
+        bags.append(np.concatenate([read_features(owner.features_h5(encoder, slide))[0] for slide in slides]))
     return bags
 
 
@@ -152,21 +160,31 @@ def bag_index(study: Study, patient_ids: Sequence[str], encoder: str | None = No
     """
     encoder = encoder or tile_encoders(study)[0].name
     parts = []
-    for patient, slides in zip(patient_ids, _slides_of(study, patient_ids), strict=True):
+    for patient, (owner, slides) in zip(patient_ids, _slides_of(study, patient_ids), strict=True):
         for slide in slides:
-            xy = read_coords(study.features_h5(encoder, slide))
+            xy = read_coords(owner.features_h5(encoder, slide))
             parts.append(pd.DataFrame({"patient_id": patient, "slide_id": slide, "x": xy[:, 0], "y": xy[:, 1]}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _slides_of(study: Study, patient_ids: Sequence[str]) -> list[list[str]]:
+def with_tiles(study: Study) -> list[str]:
+    """Encoders that have features of tiles: what probes on bags can read."""
+    if study.parts:
+        return external.tile_names(study)
+    return [] if embedding.not_applicable(study) else [encoder.name for encoder in tile_encoders(study)]
+
+
+def _slides_of(study: Study, patient_ids: Sequence[str]) -> list[tuple[Study, list[str]]]:
+    """The slides of each patient, and the study that has their features."""
     import h5py
     from anndata.io import read_elem
 
     key_at(study.benchmark_h5ad)
     with h5py.File(study.benchmark_h5ad, "r") as file:
         obs = read_elem(file["obs"])
-    return [text.split(";") for text in obs["slide_ids"].loc[list(patient_ids)]]
+    obs = obs.loc[list(patient_ids)]
+    owners = [study.parts[role] for role in obs["cohort"]] if study.parts else [study] * len(obs)
+    return [(owner, text.split(";")) for owner, text in zip(owners, obs["slide_ids"], strict=True)]
 
 
 # What is there
@@ -196,16 +214,20 @@ def _slides(study: Study) -> pd.DataFrame:
 def _assembled(study: Study) -> tuple["AnnData", Exclusions, dict]:
     import anndata
 
-    expression, rows = read_expression(study), _slides(study)
-    vectors = _vectors(study, rows)
-    patients, exclusions = _patients(expression.obs_names, rows, vectors)
-    expression = expression[patients].copy()
+    if study.parts:
+        benchmarks = {role: read_benchmark(part) for role, part in study.parts.items()}
+        expression, vectors, exclusions = external.stacked(study, benchmarks)
+        patients, obs = list(expression.obs_names), expression.obs
+    else:
+        expression, rows = read_expression(study), _slides(study)
+        vectors = _vectors(study, rows)
+        patients, exclusions = _patients(expression.obs_names, rows, vectors)
+        expression, obs = expression[patients].copy(), _obs(patients, rows, vectors)
     obsm = {}
     for name, one in vectors.items():
-        values, unusable = _usable_columns(name, one.values.loc[patients], check=name in study.features)
+        values, unusable = _usable_columns(name, one.values.loc[patients], check=name in study.tables)
         obsm[name] = values
         exclusions += unusable
-    obs = _obs(patients, rows, vectors)
     counts = pd.Series([what for what, _, _ in exclusions]).value_counts()
     uns = {
         "study": study.name,
@@ -214,7 +236,7 @@ def _assembled(study: Study) -> tuple["AnnData", Exclusions, dict]:
         "controls": [name for name in names(study) if name not in (*study.encoders, *study.features)],
         "n_patients": len(patients),
         "n_genes": expression.n_vars,
-        **{f"n_{what}s_left_out": int(counts.get(what, 0)) for what in ("slide", "patient", "feature")},
+        **{f"n_{what}s_left_out": int(counts.get(what, 0)) for what in ("slide", "patient", "feature", "gene")},
     }
     adata = anndata.AnnData(X=expression.X, obs=obs, var=expression.var, obsm=obsm, uns={"wsibench": uns})
     return adata, exclusions, _contents(adata, vectors)
@@ -301,8 +323,9 @@ def _obs(patients: list[str], rows: pd.DataFrame, vectors: dict[str, Vectors]) -
 
 def _contents(adata: "AnnData", vectors: dict[str, Vectors]) -> dict:
     """Digests of what the benchmark holds, part by part: a prediction depends on its own parts only."""
+    known = adata.obs[["site", "subtype", *adata.obs.columns.intersection(["cohort"])]]
     return {
-        "patients": digest([[row.Index, row.site, row.subtype] for row in adata.obs.itertuples()]),
+        "patients": digest([list(row) for row in known.itertuples()]),
         "expression": digest([_sha256(adata.X), list(adata.var_names)]),
         "features": {name: one.contents or _sha256(adata.obsm[name]) for name, one in vectors.items()},
     }

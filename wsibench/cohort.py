@@ -87,8 +87,8 @@ class CohortReport:
 
 
 def not_applicable(study: Study) -> str | None:
-    """Every study has a cohort."""
-    return None
+    """Why the study has no cohort of its own, or None."""
+    return study.no_cohort
 
 
 def expected(study: Study) -> list[Artefact]:

@@ -36,7 +36,7 @@ def check(study: Study | None = None) -> list[Finding]:
         Finding(True, "workers", f"{n_workers()} processes for per-slide work"),
         Finding(True, "real files", os.environ.get("WSIBENCH_REAL_DATA") or "WSIBENCH_REAL_DATA is not set"),
     ]
-    if study is not None:
+    if study is not None and not study.parts:  # whose encoders have run in two other studies
         from wsibench.controls import tile_controls
 
         findings += [_encoder(study, name) for name in [*study.encoders, *tile_controls(study)]]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,6 +35,8 @@ STAGE = "embedding"
 
 def not_applicable(study: Study) -> str | None:
     """Why the study has no tiles to embed, or None."""
+    if study.no_cohort:
+        return study.no_cohort
     if _without_slides(study) and not study.folders:
         return "The cohort is a table of patients without slides: there are no tiles to embed."
     return None if tile_encoders(study) else "The study names no encoder of tiles."
@@ -47,6 +50,17 @@ def wanted_mpp(study: Study) -> float:
     """Finest µm/px that any encoder of the study needs: what every slide is decoded at, if it has it."""
     px = [each.decoded_px(study.embedding.geometry) for each in tile_encoders(study) if each.loader != "import"]
     return study.tiles.tile_um / max(px, default=1)
+
+
+def made_by(study: Study, encoder: Encoder) -> dict[str, Any]:
+    """What decides an encoder's features of a tile, whatever the slide, but for the µm/px it was decoded at.
+
+    Of features that were computed elsewhere nothing is known but that.
+    """
+    if encoder.loader == "import":
+        return {"loader": encoder.loader}
+    own = {"tile_um": study.tiles.tile_um, "stain": study.embedding.stain, "weights": _known_hash(study, encoder)}
+    return {**encoder.decides(), **own, "decoded_px": encoder.decoded_px(study.embedding.geometry)}
 
 
 def expected(study: Study) -> list[Artefact]:

@@ -231,12 +231,14 @@ def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> 
     and the numbers of each subtype in them, differ by one at most.  ``preserved-site`` keeps every
     site in one fold [1]_, with sizes and shares of subtypes as even as `wsibench.sitefolds.hand_out`
     makes them.  Another seed gives other folds of about the same balance, where the sites allow more
-    than one such division.
+    than one such division.  ``external`` holds out the test patients together, and the training
+    patients never.
 
     Parameters
     ----------
     patients
-        Indexed by patient_id, columns site and subtype (text, empty where unknown).
+        Indexed by patient_id, columns site and subtype (text, empty where unknown); for ``external``
+        cohort (train or test).
     scheme
         What is kept together.
     n
@@ -247,7 +249,7 @@ def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> 
     Returns
     -------
     Series
-        int64, named ``fold``, 0 … n − 1, in the order of `patients`.
+        int64, named ``fold``, 0 … n − 1, −1 for patients who are never held out; in the order of `patients`.
 
     Raises
     ------
@@ -266,6 +268,8 @@ def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> 
     """
     if not patients.index.is_unique:
         raise CohortError("A patient is listed twice: it would stand in two folds.")
+    if scheme == "external":
+        return (patients["cohort"] == "test").astype(np.int64).sub(1).rename("fold")
     if len(patients) < n:
         raise CohortError(f"{len(patients)} patients cannot be divided into {n} folds.", "Lower folds.n in study.yaml.")
     ordered = patients.sort_index()
@@ -279,8 +283,13 @@ def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> 
 
 
 def inner_groups(patients: pd.DataFrame, scheme: Scheme) -> np.ndarray:
-    """What inner folds must not split: sites in the preserved-site arm, else patients; (n,) text."""
-    return (patients["site"] if scheme == "preserved-site" else patients.index).to_numpy(str)
+    """What inner folds must not split, (n,) text: sites, but patients in the random-patient arm.
+
+    A training patient of external validation whose site is unknown is a group of their own.
+    """
+    if scheme == "random-patient":
+        return patients.index.to_numpy(str)
+    return patients["site"].where(patients["site"] != "", patients.index).to_numpy(str)
 
 
 def balance(study: Study, patients: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,11 @@ are; then every probe is fitted and scored again.  There are two kinds:
 ``free``
     Shuffled over all patients: nothing is left to find, and the null lies about zero unless the
     pipeline leaks.  What the within-site null lies above it is the sites' share.
+
+In external validation the training patients are shuffled; the test patients keep what was measured of them.
 """
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,9 @@ from wsibench.probes import offer
 from wsibench.regression import Job, fit, jobs, load
 from wsibench.scores import fold_spearman, permutation_within
 from wsibench.study import Study
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 FORMAT = 1
 STAGE = "null"
@@ -75,20 +80,28 @@ def read_null(job: Job, kind: Kind = "within-site") -> pd.DataFrame:
     return pd.DataFrame(table["rho"].to_numpy().reshape(-1, len(genes)), columns=genes)
 
 
+def exchangeable(job: Job, benchmark: "AnnData", kind: Kind) -> np.ndarray:
+    """Groups that expression is shuffled in, (patients,): sites, or all; each test patient of external validation."""
+    groups = benchmark.obs["site"] if kind == "within-site" else pd.Series("all", benchmark.obs_names)
+    if job.scheme == "external":
+        groups = groups.where(benchmark.obs["cohort"] == "train", benchmark.obs_names)
+    return groups.to_numpy(str)
+
+
 def _permute_job(wanted: tuple[Job, Kind]) -> None:
     job, kind = wanted
     patients, benchmark, fold = load(job)
-    y, sites = benchmark.X, benchmark.obs["site"].to_numpy(str)
+    y, among = benchmark.X, exchangeable(job, benchmark, kind)
+    held = fold >= 0 if (fold < 0).any() else slice(None)  # which copies nothing where all are held out
     # The same shuffles for every encoder and probe: what differs between them is not the luck of the draw.
     rng = np.random.default_rng(job.study.ranking.seed)
-    among = sites if kind == "within-site" else np.zeros(len(y))
     shuffles = [permutation_within(among, rng) for _ in range(permutations(job, kind))]
     together = max(1, COLUMNS // y.shape[1]) if offer(job.probe).make(job.study).columnwise else 1
     rho = []
     for start in range(0, len(shuffles), together):
         shuffled = np.concatenate([y[order] for order in shuffles[start : start + together]], axis=1)
         predicted = fit(job, shuffled, patients, fold).predicted
-        rho.append(fold_spearman(shuffled, predicted, fold).mean().astype(np.float32))
+        rho.append(fold_spearman(shuffled[held], predicted[held], fold[held]).mean().astype(np.float32))
     table = pd.DataFrame({
         "permutation": np.repeat(np.arange(len(shuffles), dtype=np.int32), y.shape[1]),
         "gene": np.tile(benchmark.var_names.to_numpy(str), len(shuffles)),

@@ -44,6 +44,8 @@ def cohort_plan(study: Study, *, mb_per_s: float = MB_PER_S) -> pd.DataFrame:
     GdcError
         When the GDC does not answer.
     """
+    if study.no_cohort:
+        raise CohortError(study.no_cohort, "Ask these studies for their plans.")
     if not isinstance(study.cohort, GdcCohort):
         raise CohortError(
             f"The cohort of study {study.name} is `source: {study.cohort.source}`: nothing is fetched for it.",

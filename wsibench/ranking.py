@@ -176,17 +176,17 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
 
 def _draws(arm: Arm, estimate: np.ndarray, members: np.ndarray) -> np.ndarray:
     """Draws of where the truth of `estimate` lies, (predictions, sets, draws), the same patients in each for all."""
-    ranking, clusters = arm.study.ranking, arm.clusters
+    ranking, sites = arm.study.ranking, arm.drawn_sites
     data = (arm.measured, arm.predicted)
-    weights = bootstrap.sample_weights(arm.fold, draws=ranking.bootstrap, seed=ranking.seed, sites=clusters)
+    weights = bootstrap.sample_weights(arm.fold, draws=ranking.bootstrap, seed=ranking.seed, sites=sites)
     sampled = bootstrap.sampled_means(*data, arm.fold, weights, members, method="reranked")
     if not np.isfinite(sampled).any(axis=2).all():
         raise CohortError(f"{arm.scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
-    each = np.arange(len(arm.fold)) if clusters is None else clusters
+    clusters = np.arange(len(arm.fold)) if sites is None else sites
     sampled += halves.training_draws(
-        *data, arm.noise, arm.fold, each, members, draws=ranking.bootstrap, seed=ranking.seed
+        *data, arm.noise, arm.fold, clusters, members, draws=ranking.bootstrap, seed=ranking.seed
     )
-    widening = 1.0 if clusters is None else bootstrap.widening_for_sites(arm.fold, clusters)
+    widening = 1.0 if sites is None else bootstrap.widening_for_sites(arm.fold, sites)
     return bootstrap.confidence_draws(estimate, sampled, widening=widening)
 
 
@@ -320,8 +320,8 @@ def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFr
             **arm.named(row), "mean_rho": rho[row].mean(),
             "pooled_rho": measures.pooled_spearman(arm.measured, predicted).mean(),
             "pearson": measures.fold_pearson(arm.measured, predicted, arm.fold).mean(),
-            "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)),
-            "rmse": np.median(measures.rmse(arm.measured, predicted)),
+            "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)) if arm.one_unit else np.nan,
+            "rmse": np.median(measures.rmse(arm.measured, predicted)) if arm.one_unit else np.nan,
             "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,
             "permutations": 0 if permuted[row] is None else len(permuted[row]),
             "resolution": measures.smallest_p(permuted[row].size) if np.isfinite(q).any() else np.nan,

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsibench import embedding, folds, halves
+from wsibench import folds, halves
 from wsibench.artefacts import Artefact, key_at, make_key, read_meta, writing
-from wsibench.assembly import bag_index, names, not_applicable, read_bags, read_benchmark
+from wsibench.assembly import bag_index, names, not_applicable, read_bags, read_benchmark, with_tiles
 from wsibench.compute import map_slides
-from wsibench.encoders import tile_encoders
 from wsibench.errors import CohortError
 from wsibench.probes import offer
 from wsibench.probes.base import Attends, Fitted, Patients, Probe, Seeded
@@ -81,7 +80,7 @@ def jobs(study: Study) -> list[Job]:
     StudyError
         For a probe that there is not.
     """
-    tiled = [] if embedding.not_applicable(study) else [encoder.name for encoder in tile_encoders(study)]
+    tiled = with_tiles(study)
     return [
         Job(study, scheme, encoder, probe)
         for scheme in study.folds.schemes
@@ -133,12 +132,13 @@ def read_predictions(job: Job) -> "AnnData":
     Returns
     -------
     AnnData
-        X: float32 (patients, genes) in the unit of the study's expression; layers["noise"]: what
-        other training patients might have made of it, as `wsibench.halves.training_noise`; obs: fold,
-        site; varm["rho_by_split"]: within-fold ρ of each split of the patients (genes, splits), the
-        first of which X is of; varm["rho_by_seed"]: of each seed of a probe that has several (genes,
-        seeds); uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains
-        by epochs, curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
+        X: float32 (patients, genes) in the unit of the study's expression, of external validation the
+        test patients alone; layers["noise"]: what other training patients might have made of it, as
+        `wsibench.halves.training_noise`; obs: fold, site; varm["rho_by_split"]: within-fold ρ of each
+        split of the patients (genes, splits), the first of which X is of; varm["rho_by_seed"]: of each
+        seed of a probe that has several (genes, seeds); uns["wsibench"]: key, study_key, chosen (JSON,
+        by fold) and, from a probe that trains by epochs, curves (DataFrame: fold, seed, epoch, loss,
+        validation_rho, chosen).
     """
     import anndata
 
@@ -179,13 +179,13 @@ class OutOfFold:
     """Every patient as predicted by the fit that did not see them."""
 
     predicted: np.ndarray
-    """float32 (patients, genes)."""
+    """float32 (patients, genes); NaN for patients who are never held out."""
     seeds: np.ndarray | None
     """The same of each seed, (seeds, patients, genes), from a probe that has several."""
     noise: np.ndarray | None
     """Noise of the training patients in it, (patients, genes), where halves were fitted."""
     attention: list[np.ndarray]
-    """(tiles,) a patient; empty unless the probe attends."""
+    """(tiles,) a patient who is held out; empty unless the probe attends."""
     chosen: dict[str, dict[str, Any]]
     """What each fold's fit selected."""
     curves: pd.DataFrame | None
@@ -201,7 +201,7 @@ def out_of_fold(
     y
         (patients, genes).
     fold
-        Fold that holds each patient out, (patients,).
+        Fold that holds each patient out, (patients,); below 0 for patients who are trained on in every fold.
     with_halves
         Also fit on two halves of every fold's training patients, to tell the noise in its predictions.
 
@@ -210,12 +210,12 @@ def out_of_fold(
     CohortError
         When a fold leaves fewer than three patients to train on.
     """
-    predicted = np.empty(y.shape, np.float32)
-    noise = np.empty(y.shape, np.float32) if with_halves else None
+    predicted = np.full(y.shape, np.nan, np.float32)
+    noise = np.full(y.shape, np.nan, np.float32) if with_halves else None
     by_seed: np.ndarray | None = None
     attention: dict[int, np.ndarray] = {}
     chosen, curves = {}, []
-    for label in np.unique(fold):
+    for label in np.unique(fold[fold >= 0]):
         train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
         if len(train) < 3:
             raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
@@ -295,30 +295,32 @@ def _fit_job(job: Job) -> None:
     uns = {"key": predictions.key, "study_key": job.study.key, "chosen": json.dumps(found.chosen)}
     if found.curves is not None:
         uns["curves"] = found.curves
-    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
+    held = fold >= 0
+    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)[held]
     var = pd.DataFrame(index=benchmark.var_names)
     facts = {
         "scheme": job.scheme,
         "encoder": job.encoder,
         "probe": job.probe,
-        "n_patients": benchmark.n_obs,
+        "n_patients": len(obs),
         "n_genes": benchmark.n_vars,
         "seconds": seconds,
         "chosen": _median_of(list(found.chosen.values())),
     }
     with writing(predictions, **facts) as path:
-        layers = {"noise": found.noise}
-        adata = anndata.AnnData(found.predicted, obs, var, layers=layers, varm=varm, uns={"wsibench": uns})
+        layers = {"noise": found.noise[held]}
+        adata = anndata.AnnData(found.predicted[held], obs, var, layers=layers, varm=varm, uns={"wsibench": uns})
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
     for artefact in attention:
-        table = bag_index(job.study, patients.ids, job.encoder).assign(attention=np.concatenate(found.attention))
+        table = bag_index(job.study, patients.ids[held], job.encoder).assign(attention=np.concatenate(found.attention))
         with writing(artefact) as path:
             table.to_parquet(path, index=False)
 
 
 def _rho(y: np.ndarray, predictions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Within-fold ρ of several predictions, each with its folds; float32 (genes, predictions)."""
-    return np.stack([fold_spearman(y, each, fold).mean() for each, fold in predictions], axis=1).astype(np.float32)
+    rho = [fold_spearman(y[fold >= 0], each[fold >= 0], fold[fold >= 0]).mean() for each, fold in predictions]
+    return np.stack(rho, axis=1).astype(np.float32)
 
 
 def _median_of(chosen: list[dict[str, Any]]) -> str:

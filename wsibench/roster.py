@@ -38,8 +38,16 @@ class Source:
 
 
 def source_of(study: Study) -> Source:
-    """Where the study's tables lie; of a simulated cohort those of its truth, of the GDC's what it answered."""
+    """Where the study's tables lie; of a simulated cohort those of its truth, of the GDC's what it answered.
+
+    Raises
+    ------
+    CohortError
+        When the study has no cohort of its own.
+    """
     cohort = study.cohort
+    if study.no_cohort:
+        raise CohortError(study.no_cohort, "Ask these studies for their cohorts.")
     if isinstance(cohort, SimulatedCohort):
         # The table of truth states each slide's mpp; cohort.csv holds only what a user overrides.
         return Source(study.truth / "slides.csv", True, study.truth / "expression.h5ad", {}, False)

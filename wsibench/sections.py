@@ -5,8 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Scheme = Literal["preserved-site", "random-patient"]
-"""How patients are divided into folds; the preserved-site arm is the primary one."""
+Scheme = Literal["preserved-site", "random-patient", "external"]
+"""How patients are divided into folds; the preserved-site arm is the primary one.
+
+``external`` is of studies with `train` and `test`, and there alone: the test patients are one fold, and
+the training patients are never held out.
+"""
 
 
 TileArtefact = Literal["pen", "blur", "fold", "edge", "bubble"]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from wsibench import roles
 from wsibench.artefacts import digest
 from wsibench.errors import StudyError
 from wsibench.sections import (
@@ -31,13 +32,20 @@ from wsibench.sections import (
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 """The clone that this package runs from: where notebooks/, data/ and figures/ lie."""
+AFTER_ASSEMBLY = {"folds", "probes", "abmil", "ranking", "limits"}
+"""Sections that leave a study's benchmark as it is, and with it the studies that it is a part of."""
 
 
 class Study(Section):
     """A study as its study.yaml states it.  Read one with `Study.load`."""
 
     title: str
-    cohort: Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")]
+    cohort: Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")] | None = None
+    """None exactly where `train` and `test` are given."""
+    train: str | None = None
+    """Of external validation: the study whose patients are trained on."""
+    test: str | None = None
+    """The study whose patients are predicted."""
     tiles: Tiles = Tiles()
     encoders: list[str] = []
     controls: list[str] | None = None
@@ -80,6 +88,7 @@ class Study(Section):
 
     _name: str = PrivateAttr("")
     _yaml: Path = PrivateAttr(Path())
+    _parts: dict[str, "Study"] = PrivateAttr({})
 
     @classmethod
     def load(cls, name: str) -> "Study":
@@ -97,11 +106,16 @@ class Study(Section):
             raise StudyError(f"{path} is not valid YAML: {error}.") from None
         if not isinstance(content, dict):
             raise StudyError(f"{path} holds no study.", "It needs at least `title` and `cohort`; see data/README.md.")
+        parts = {role: cls.load(part) for role, part in roles.named(path, content, name, _find).items()}
+        if parts:
+            offered = {role: part._offered() for role, part in parts.items()}
+            units = {part.expression.unit for part in parts.values()}
+            content = roles.completed(path, content, offered, units)
         try:
             study = cls.model_validate(content)
         except ValidationError as error:
             raise StudyError(f"{path} cannot be used: {explain(error, cls)}") from None
-        study._name, study._yaml = name, path
+        study._name, study._yaml, study._parts = name, path, parts
         study._check_names()
         return study
 
@@ -109,6 +123,10 @@ class Study(Section):
         both = sorted(set(self.encoders + (self.controls or [])) & set(self.features))
         if both:
             raise StudyError(f"{self._yaml}: {', '.join(both)} stands both under encoders and under features.")
+        if "external" in self.folds.schemes and not self._parts:
+            raise StudyError(
+                f"{self._yaml}: the scheme external is for a study with `train` and `test`.", "See docs/external.md."
+            )
         for text in self._paths():
             self.resolve(text)
 
@@ -161,7 +179,34 @@ class Study(Section):
     @property
     def key(self) -> str:
         """First 12 hex digits of the sha256 of everything in study.yaml but its title."""
-        return digest(self.model_dump(mode="json", exclude={"title"}))[:12]
+        stated = self.model_dump(mode="json", exclude={"title", "train", "test"})
+        for role, part in self._parts.items():
+            stated[role] = part.model_dump(mode="json", exclude={"title", "train", "test", *AFTER_ASSEMBLY})
+        return digest(stated)[:12]
+
+    @property
+    def parts(self) -> dict[str, "Study"]:
+        """The studies of external validation by role, ``train`` and ``test``; none of a study with a cohort."""
+        return self._parts
+
+    @property
+    def no_cohort(self) -> str | None:
+        """Why the study has no cohort of its own, or None."""
+        if not self._parts:
+            return None
+        return f"The patients come from the studies {self.train} (to train on) and {self.test} (to be tested on)."
+
+    @property
+    def tables(self) -> dict[str, FeatureTable]:
+        """Feature tables by name; of external validation those of the training study that are compared."""
+        if not self._parts:
+            return self.features
+        theirs = self._parts["train"].features
+        return {name: theirs[name] for name in self.encoders + self.controls if name in theirs}
+
+    def _offered(self) -> dict[str, str]:
+        """What the study can lend to external validation, by name: what kind of features it is."""
+        return dict.fromkeys(self.encoders + self.controls, "an encoder") | dict.fromkeys(self.features, "a table")
 
     @property
     def streamed(self) -> bool:

@@ -36,6 +36,8 @@ class _Task:
 
 def not_applicable(study: Study) -> str | None:
     """Why the study has nothing to tile, or None."""
+    if study.no_cohort:
+        return study.no_cohort
     if isinstance(study.cohort, LocalCohort) and study.cohort.slides is None:
         return "The cohort is a table of patients without slides: there is nothing to tile."
     if study.streamed and not (study.cohort_csv.exists() and tiled_slides(study)):

@@ -34,6 +34,8 @@ def encoder(name: str, study: Study | None = None) -> Encoder:
     StudyError
         For an unknown name, saying which ones there are; for code that is not trusted.
     """
+    if study and study.parts:
+        return encoder(name, study.parts["train"])
     if study and name in study.folders:
         return _imported(name, study.folders[name])
     if study and name in study.own:
@@ -59,11 +61,15 @@ def tile_encoders(study: Study) -> list[Encoder]:
     for name in study.weights:
         encoder(name, study)  # a misspelt one would quietly leave its folder unused
     names = dict.fromkeys(study.encoders + tile_controls(study))
-    return [encoder(name, study) for name in names if name not in PATIENT_LEVEL]
+    return [encoder(name, study) for name in names if name not in (*PATIENT_LEVEL, *study.tables)]
 
 
 def tcga(study: Study, name: str) -> Known:
     """Whether TCGA was in the training data of an encoder, a control or a feature table of `study`."""
+    if study.parts:
+        # One of the two may know what the other leaves open.
+        said = {tcga(part, name) for part in study.parts.values()}
+        return "yes" if "yes" in said else "no" if "no" in said else "unknown"
     if name in study.features:
         return study.features[name].tcga
     if name in study.own:

@@ -35,7 +35,7 @@ def feature_map(
     benchmark: "AnnData",
     encoders: str | Sequence[str],
     *,
-    colour: Literal["site", "subtype"] = "site",
+    colour: Literal["site", "subtype", "cohort"] = "site",
     basis: Literal["pca", "umap"] = "pca",
 ) -> Figure:
     """Patients by their mean features, a panel an encoder: do they lie by biology, or by site?

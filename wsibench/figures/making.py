@@ -59,7 +59,9 @@ def training_curves(study: Study) -> Figure:
 
 
 def feature_map(study: Study) -> Figure:
-    return figures.feature_map(assembly.read_benchmark(study), [*study.encoders, *study.features])
+    """By site; of external validation by cohort, since a model has to read the one as it did the other."""
+    colour = "cohort" if study.parts else "site"
+    return figures.feature_map(assembly.read_benchmark(study), [*study.encoders, *study.features], colour=colour)
 
 
 def cohort_overview(study: Study) -> Figure:

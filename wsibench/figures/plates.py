@@ -9,6 +9,7 @@ from types import ModuleType
 from wsibench import assembly, cohort, ranking, regression, tiling
 from wsibench.artefacts import Artefact, key_at, make_key, read_failures
 from wsibench.errors import NotReady
+from wsibench.sections import SimulatedCohort
 from wsibench.study import Study
 
 FORMAT = 1
@@ -80,7 +81,7 @@ def _both_schemes(study: Study) -> list[str] | None:
 
 
 def _simulated(study: Study) -> list[str] | None:
-    return _ranked(study) if study.cohort.source == "simulate" else None
+    return _ranked(study) if isinstance(study.cohort, SimulatedCohort) else None
 
 
 def _with_bags(study: Study) -> list[str] | None:
@@ -90,8 +91,8 @@ def _with_bags(study: Study) -> list[str] | None:
     return keys and keys + (_ranked(study) or [])
 
 
-def _cohort(study: Study) -> list[str]:
-    return [key_at(study.cohort_csv)]
+def _cohort(study: Study) -> list[str] | None:
+    return None if cohort.not_applicable(study) else [key_at(study.cohort_csv)]
 
 
 def _benchmark(study: Study) -> list[str] | None:

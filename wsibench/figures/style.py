@@ -83,7 +83,11 @@ PROBE_NAMES = {
     "abmil": "attention MIL",
 }
 """From the plain to the elaborate."""
-SCHEME_NAMES = {"preserved-site": "preserved-site folds", "random-patient": "random-patient folds"}
+SCHEME_NAMES = {
+    "preserved-site": "preserved-site folds",
+    "random-patient": "random-patient folds",
+    "external": "external validation",
+}
 
 
 def palette(encoders: Iterable[str]) -> dict[str, str]:
