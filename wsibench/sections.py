@@ -175,6 +175,26 @@ class Expression(Section):
         return self
 
 
+class Clinical(Section):
+    """What is known of patients besides slides and expression: any columns, for targets and the control `clinical`.
+
+    The cohort's own ``site`` and ``subtype`` need no table, and TCGA's exports are read by ``cohort: {clinical: …}``.
+    """
+
+    table: str | None = None
+    """CSV, one row a patient: ``patient_id`` and columns of any names."""
+    columns: dict[str, str] = {}
+    """Our names, or names that targets use, to the table's own: ``{patient_id: case, er: ER_status_2}``."""
+    covariates: list[str] = []
+    """Columns that the control `clinical` is made of."""
+
+    @model_validator(mode="after")
+    def _columns_of_a_table(self) -> "Clinical":
+        if self.columns and not self.table:
+            raise ValueError("`columns` renames columns of `table`, and there is none")
+        return self
+
+
 class Folds(Section):
     """How patients are divided."""
 

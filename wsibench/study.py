@@ -13,6 +13,7 @@ from wsibench.artefacts import digest
 from wsibench.errors import StudyError
 from wsibench.sections import (
     Abmil,
+    Clinical,
     Embedding,
     Expression,
     FeatureFolder,
@@ -50,6 +51,7 @@ class Study(Section):
     """Folders of tile features, given in `features`; each is one of the `encoders`."""
     embedding: Embedding = Embedding()
     expression: Expression = Expression()
+    clinical: Clinical = Clinical()
     folds: Folds = Folds()
     probes: list[str] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
@@ -118,6 +120,7 @@ class Study(Section):
             own = [cohort.slides, cohort.patients, cohort.expression]
         elif isinstance(cohort, GdcCohort):
             own = [*cohort.paths]
+        own.append(self.clinical.table)
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
         return [text for text in own if text] + given + list(self.weights.values())
 
