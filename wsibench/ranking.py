@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, measures, null, scores
+from wsibench import bootstrap, measures, null, scores, targets
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -42,14 +42,15 @@ TABLES = {
     ],
     "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
     "excluded_genes": ["scheme", "gene", "reason"],
+    "targets": targets.COLUMNS,
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason")  # fmt: skip
+        "gene", "reason", "target", "kind", "measure")  # fmt: skip
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, scores.parquet, and the tables of `TABLES`.
+    """The null's tables, predictions of targets, scores.parquet, and the tables of `TABLES`.
 
     Raises
     ------
@@ -57,11 +58,11 @@ def expected(study: Study) -> list[Artefact]:
         When the benchmark has not been assembled.
     """
     predictions = [artefact.key for artefact in predictions_expected(study)]
-    nulls = null.expected(study)
+    made = [*null.expected(study), *targets.expected(study)]
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls)])
+    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in made)])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
-    return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
+    return [*made, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
 
 
 def _path(study: Study, table: str) -> Path:
@@ -69,8 +70,9 @@ def _path(study: Study, table: str) -> Path:
 
 
 Table = Literal[
-    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes"
-]
+    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "excluded_genes",
+    "targets",
+]  # fmt: skip
 
 
 def read(study: Study, table: Table) -> pd.DataFrame:
@@ -111,6 +113,7 @@ def rank(study: Study) -> pd.DataFrame:
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     null.permute(study)
+    targets.measure(study)
     artefacts = expected(study)
     made = [
         artefact for artefact in artefacts if artefact.path == study.scores_parquet or artefact.path.suffix == ".csv"
@@ -155,6 +158,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "measures": _measures(arm, rho, permuted, p_q),
         "exposure": _exposure(arm, rho, draws[:, 0]),
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
+        "targets": targets.table(study, scheme),
     }
 
 

@@ -195,6 +195,25 @@ class Clinical(Section):
         return self
 
 
+class Target(Section):
+    """What is predicted besides genes: the mean of a gene set, or a column that is known of patients."""
+
+    genes: str | list[str] | None = None
+    """A file with one symbol a line, or a list of symbols: the target is their mean z-score."""
+    column: str | None = None
+    """``subtype``, ``site``, or a column of the clinical table."""
+    kind: Literal["continuous", "categorical"] | None = None
+    """Unset: continuous where every known value is a number."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Target":
+        if (self.genes is None) == (self.column is None):
+            raise ValueError("give exactly one of `genes` and `column`")
+        if self.genes is not None and self.kind == "categorical":
+            raise ValueError("the score of a gene set is continuous")
+        return self
+
+
 class Folds(Section):
     """How patients are divided."""
 

@@ -26,6 +26,7 @@ from wsibench.sections import (
     Ranking,
     Section,
     SimulatedCohort,
+    Target,
     Tiles,
     explain,
 )
@@ -52,6 +53,8 @@ class Study(Section):
     embedding: Embedding = Embedding()
     expression: Expression = Expression()
     clinical: Clinical = Clinical()
+    targets: dict[str, Target] = {}
+    """What is predicted besides genes, by name."""
     folds: Folds = Folds()
     probes: list[str] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
@@ -120,7 +123,7 @@ class Study(Section):
             own = [cohort.slides, cohort.patients, cohort.expression]
         elif isinstance(cohort, GdcCohort):
             own = [*cohort.paths]
-        own.append(self.clinical.table)
+        own += [self.clinical.table, *(each.genes for each in self.targets.values() if isinstance(each.genes, str))]
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
         return [text for text in own if text] + given + list(self.weights.values())
 
@@ -273,6 +276,10 @@ class Study(Section):
     def null_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
         """Scores under permuted pairing, one row a permutation and gene."""
         return self.root / "null" / scheme / f"{encoder}.{probe}.parquet"
+
+    def targets_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
+        """Out-of-fold predictions of targets other than genes, one row a target, class and patient."""
+        return self.root / "targets" / scheme / f"{encoder}.{probe}.parquet"
 
 
 def data_root() -> Path:
