@@ -192,6 +192,17 @@ def test_patients_held_out_have_no_say_in_their_own_predictions(study, what):
         assert moved == (outcome.name in changed), "those who trained with them are predicted otherwise"
 
 
+def test_patients_of_classes_that_are_not_asked_for_count_as_unknown(study):
+    _, benchmark, fold = regression.load(Job(study, "random-patient", "good", "ridge"))
+    wanted = {"grade": {"column": "grade", "classes": ["low", "high"]}, "few": {"column": "few", "classes": ["3", "1"]}}
+    grade, few = targets.outcomes(with_targets(study, **wanted), benchmark, fold)
+    given = clinic()["grade"]
+    assert grade.classes == ("high", "low")
+    np.testing.assert_array_equal(grade.known, given.isin(["high", "low"]))
+    np.testing.assert_array_equal(grade.values[grade.known, 0] == 1, given[grade.known] == "high")
+    assert (few.kind, few.classes, few.known.sum()) == ("categorical", ("1", "3"), 2)
+
+
 def test_a_gene_set_is_scored_with_training_statistics_alone():
     rng = np.random.default_rng(0)
     x = rng.normal(3, [1, 5, 0.1], size=(30, 3))
@@ -259,6 +270,7 @@ def test_bag_probes_read_targets_too(folder):
     [
         ({"column": "graed"}, r"targets.t.column names 'graed'.*There are site, subtype, grade, size, coin0"),
         ({"column": "subtype"}, r"'subtype', which is known of none of the 90 patients"),
+        ({"column": "grade", "classes": ["low", "hihg"]}, r"targets.t: no patient's grade is hihg. It is .*high"),
         ({"column": "same"}, r"targets.t: same is 'yes' for all 90 patients"),
         ({"column": "coin0", "kind": "continuous"}, r"is continuous, but coin0 of patient P000 is '(heads|tails)'"),
         ({"genes": ["TP53", "MKI67"]}, r"none of its 2 genes \(TP53, MKI67\) is in the benchmark.*expression.genes"),
@@ -283,6 +295,8 @@ def test_target_of_too_few_patients_is_one_clear_error(folder):
         ({}, "exactly one of `genes` and `column`"),
         ({"genes": ["A"], "column": "x"}, "exactly one of `genes` and `column`"),
         ({"genes": ["A"], "kind": "categorical"}, "score of a gene set is continuous"),
+        ({"column": "x", "kind": "continuous", "classes": ["a", "b"]}, "only a categorical column has `classes`"),
+        ({"column": "x", "classes": ["a"]}, r"`targets.t.classes`"),
         ({"colum": "x"}, r"unknown key 'colum' in `targets` \(did you mean 'column'"),
     ],
 )

@@ -204,6 +204,8 @@ class Target(Section):
     """``subtype``, ``site``, or a column of the clinical table."""
     kind: Literal["continuous", "categorical"] | None = None
     """Unset: continuous where every known value is a number."""
+    classes: list[str] = Field([], min_length=2)
+    """Of a categorical column: those to tell apart; whoever is of another counts as unknown.  Unset: all."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Target":
@@ -211,6 +213,8 @@ class Target(Section):
             raise ValueError("give exactly one of `genes` and `column`")
         if self.genes is not None and self.kind == "categorical":
             raise ValueError("the score of a gene set is continuous")
+        if self.classes and (self.genes is not None or self.kind == "continuous"):
+            raise ValueError("only a categorical column has `classes`")
         return self
 
 

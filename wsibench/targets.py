@@ -133,8 +133,14 @@ def _of_genes(study: Study, name: str, target: Target, benchmark: "AnnData", fol
 
 def _of_column(name: str, target: Target, known: pd.DataFrame) -> Outcome:
     text = clinical.column(known, target.column, f"targets.{name}.column")
+    if absent := [label for label in target.classes if label not in set(text)]:
+        raise CohortError(
+            f"targets.{name}: no patient's {target.column} is {some(absent)}.",
+            f"It is {some(text[text != ''].value_counts().index, 10)}.",
+        )
+    text = text.where(text.isin(target.classes), "") if target.classes else text
     numbers = clinical.numbers(text)
-    kind = target.kind or ("categorical" if numbers is None else "continuous")
+    kind = target.kind or ("categorical" if numbers is None or target.classes else "continuous")
     here = text[text != ""]
     if kind == "continuous" and numbers is None:
         odd = here[pd.to_numeric(here, errors="coerce").isna()]
