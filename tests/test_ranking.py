@@ -199,6 +199,12 @@ def test_folds_of_three_patients_are_one_clear_error(data_root):
         ranked(data_root / "few")
 
 
+def test_without_targets_their_table_is_empty(study):
+    assert read(study, "targets").columns.tolist() == TABLES["targets"]
+    assert len(read(study, "targets")) == 0
+    assert not (study.root / "targets").exists()
+
+
 def test_group_named_null_is_text(study):
     assert set(read(study, "groups")["group"]) == {"good", "site", "null"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsibench import embedding, external
+from wsibench import clinical, embedding, external
 from wsibench.artefacts import Artefact, digest, file_sha256, key_at, make_key, read_failures, writing
 from wsibench.cohort import has_expression, read_cohort, read_expression
 from wsibench.controls import controls
@@ -68,6 +68,8 @@ def expected(study: Study) -> list[Artefact]:
         "names": names(study),
         "features": {name: table.model_dump(mode="json") for name, table in study.features.items()},
     }
+    if "clinical" in section["names"]:
+        section["clinical"] = [study.clinical.covariates, *clinical.contents(study)]
     features = [key for keys in slides["keys"] for key in keys]
     # A table that is missing is an error of `assemble`; here it only makes another key.  The truth
     # of a simulated cohort is in the key of its expression.

@@ -3,12 +3,9 @@
 import pandas as pd
 
 from wsibench.cohort import read_cohort
-from wsibench.sections import LocalCohort
+from wsibench.sections import TILE_CONTROLS, LocalCohort
 from wsibench.study import Study
 from wsibench.vectors import CONTROLS
-
-TILE_CONTROLS = ("colour", "texture", "random-vit")
-"""Controls that look at tiles, and need no download."""
 
 
 def tile_controls(study: Study) -> list[str]:

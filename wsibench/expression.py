@@ -97,8 +97,26 @@ def gene_file(study: Study) -> Path | None:
     return study.resolve(genes) if isinstance(genes, str) and genes not in ("all", "protein_coding") else None
 
 
-def read_symbols(file: Path) -> list[str]:
-    """Gene symbols of a text file, one a line; what follows a # is a comment."""
+def read_gene_list(file: Path, where: str, otherwise: str = "a list, or ") -> list[str]:
+    """Symbols of a file, one a line; what follows a # is a comment.
+
+    Parameters
+    ----------
+    where
+        What of study.yaml names the file.
+    otherwise
+        What may stand there too, for the error.
+
+    Raises
+    ------
+    CohortError
+        When there is no such file.
+    """
+    if not file.is_file():
+        raise CohortError(
+            f"{where} names {file}, which is no file.",
+            f"Give {otherwise}a file with one symbol a line (after #: a comment).",
+        )
     lines = file.read_text(encoding="utf-8-sig").splitlines()
     return [symbol for line in lines for symbol in line.partition("#")[0].split()]
 
@@ -117,12 +135,7 @@ def _select_genes(study: Study, table: pd.Index, var: pd.DataFrame, path: Path) 
         return var.index[var["gene_type"].astype(str) == "protein_coding"].to_numpy(object), []
     file = gene_file(study)
     if file is not None:
-        if not file.is_file():
-            raise CohortError(
-                f"expression.genes names {file}, which is no file.",
-                "Give `all`, `protein_coding`, a list, or a file with one symbol a line (after #: a comment).",
-            )
-        wanted = read_symbols(file)
+        wanted = read_gene_list(file, "expression.genes", "`all`, `protein_coding`, a list, or ")
     listed = dict.fromkeys(wanted)
     genes = np.array([gene for gene in table if gene in listed], dtype=object)
     if not len(genes):

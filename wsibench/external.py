@@ -104,7 +104,7 @@ def stacked(
         obs.append(benchmark.obs.assign(site=sites.where(sites == "", f"{role}:" + sites), cohort=role))
     x = np.concatenate([train[:, genes].X, test[:, genes].X])
     adata = anndata.AnnData(x, obs=pd.concat(obs), var=test.var.loc[genes])
-    names = dict.fromkeys(study.encoders + study.controls)
+    names = dict.fromkeys([*study.encoders, *(study.controls or [])])
     return adata, {name: _vectors(study, name, benchmarks, adata.obs) for name in names}, exclusions
 
 

@@ -18,7 +18,7 @@ from wsibench.arms import Arm
 from wsibench.artefacts import file_sha256
 from wsibench.bootstrap import central_interval
 from wsibench.errors import CohortError
-from wsibench.expression import read_symbols
+from wsibench.expression import read_gene_list
 from wsibench.study import CHECKOUT, Study
 
 COLUMNS = [
@@ -97,7 +97,11 @@ def _declared(study: Study) -> Iterator[tuple[str, set[str]]]:
                 f"ranking.gene_sets.{name} names {given}, which is no file.",
                 "Paths in study.yaml are relative to its own folder; genes themselves are given as a list: [A, B].",
             )
-        sets = _read_gmt(given) if given.suffix == ".gmt" else {name: set(read_symbols(given))}
+        sets = (
+            _read_gmt(given)
+            if given.suffix == ".gmt"
+            else {name: set(read_gene_list(given, f"ranking.gene_sets.{name}"))}
+        )
         if not any(sets.values()):
             raise CohortError(f"ranking.gene_sets.{name}: {given} names no genes.", "Give one symbol a line.")
         yield from sets.items()

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import adjusted, bootstrap, correlated, genesets, halves, measures, null, scores, spread
+from wsibench import adjusted, bootstrap, correlated, genesets, halves, measures, null, scores, spread, targets
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -50,14 +50,15 @@ TABLES = {
     "excluded_genes": ["scheme", "gene", "reason"],
     "sets": genesets.COLUMNS,
     "adjusted": adjusted.COLUMNS,
+    "targets": targets.COLUMNS,
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason", "kind", "set", "adjustment")  # fmt: skip
+        "gene", "reason", "kind", "set", "adjustment", "target", "measure")  # fmt: skip
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, how well sites are told, warnings, scores.parquet, and the tables of `TABLES`.
+    """The null's tables, predictions of targets, how well sites are told, warnings, and the tables of `TABLES`.
 
     Raises
     ------
@@ -65,13 +66,13 @@ def expected(study: Study) -> list[Artefact]:
         When the benchmark has not been assembled.
     """
     predictions = [artefact.key for artefact in predictions_expected(study)]
-    nulls = null.expected(study)
+    made = [*null.expected(study), *targets.expected(study)]
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
     read_from = [*genesets.identities(study), *adjusted.identities(study)]
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls), *read_from])
+    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in made), *read_from])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
     tables = [Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths]
-    return [*nulls, *sites_expected(study), *caveats_expected(study), *tables]
+    return [*made, *sites_expected(study), *caveats_expected(study), *tables]
 
 
 def _path(study: Study, table: str) -> Path:
@@ -79,18 +80,9 @@ def _path(study: Study, table: str) -> Path:
 
 
 Table = Literal[
-    "leaderboard",
-    "differences",
-    "rank_frequencies",
-    "null",
-    "groups",
-    "measures",
-    "exposure",
-    "spread",
-    "excluded_genes",
-    "sets",
-    "adjusted",
-]
+    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "spread",
+    "excluded_genes", "sets", "adjusted", "targets",
+]  # fmt: skip
 
 
 def read(study: Study, table: Table) -> pd.DataFrame:
@@ -131,6 +123,7 @@ def rank(study: Study) -> pd.DataFrame:
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     null.permute(study)
+    targets.measure(study)
     measure_sites(study)
     warn(study)
     made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
@@ -171,6 +164,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
         "sets": genesets.table(arm, rho, draws[:, len(sets) :], declared),
         "adjusted": adjusted.table(arm, rho, declared),
+        "targets": targets.table(study, scheme),
     }
 
 

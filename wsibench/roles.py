@@ -13,7 +13,18 @@ import yaml
 from wsibench.errors import StudyError
 
 ROLES = ("train", "test")
-DECIDED_THERE = ("cohort", "tiles", "weights", "own", "folders", "embedding", "expression", "limits")
+DECIDED_THERE = (
+    "cohort",
+    "tiles",
+    "weights",
+    "own",
+    "folders",
+    "embedding",
+    "expression",
+    "limits",
+    "clinical",
+    "targets",
+)
 """Sections of the two studies that have no place beside them."""
 SEE = "docs/external.md shows one."
 
@@ -94,6 +105,8 @@ def completed(
     # Another unit in either cohort: then neither can be said of both.
     unit = next(iter(units)) if len(units) == 1 else "as_is"
     kept = {key: value for key, value in content.items() if key != "features"}
+    # What tells the site applies to every two cohorts; other controls need be features of both.
+    kept.setdefault("controls", ["site"])
     return kept | {"encoders": encoders, "folds": {**folds, "schemes": ["external"]}, "expression": {"unit": unit}}
 
 

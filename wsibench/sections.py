@@ -17,6 +17,10 @@ TileArtefact = Literal["pen", "blur", "fold", "edge", "bubble"]
 """What may spoil a tile; `wsibench.quality` says how each is recognised."""
 
 
+TILE_CONTROLS = ("colour", "texture", "random-vit")
+"""Controls that look at tiles, and need no download."""
+
+
 class Section(BaseModel):
     """A frozen part of study.yaml that refuses unknown keys."""
 
@@ -176,6 +180,49 @@ class Expression(Section):
     def _variable_on_a_known_scale(self) -> "Expression":
         if self.highly_variable and not self.unit.startswith("log2"):
             raise ValueError(f"highly_variable compares genes on log2 TPM or CPM, and unit is {self.unit}")
+        return self
+
+
+class Clinical(Section):
+    """What is known of patients besides slides and expression: any columns, for targets and the control `clinical`.
+
+    The cohort's own ``site`` and ``subtype`` need no table, and TCGA's exports are read by ``cohort: {clinical: …}``.
+    """
+
+    table: str | None = None
+    """CSV, one row a patient: ``patient_id`` and columns of any names."""
+    columns: dict[str, str] = {}
+    """Our names, or names that targets use, to the table's own: ``{patient_id: case, er: ER_status_2}``."""
+    covariates: list[str] = []
+    """Columns that the control `clinical` is made of."""
+
+    @model_validator(mode="after")
+    def _columns_of_a_table(self) -> "Clinical":
+        if self.columns and not self.table:
+            raise ValueError("`columns` renames columns of `table`, and there is none")
+        return self
+
+
+class Target(Section):
+    """What is predicted besides genes: the mean of a gene set, or a column that is known of patients."""
+
+    genes: str | list[str] | None = None
+    """A file with one symbol a line, or a list of symbols: the target is their mean z-score."""
+    column: str | None = None
+    """``subtype``, ``site``, or a column of the clinical table."""
+    kind: Literal["continuous", "categorical"] | None = None
+    """Unset: continuous where every known value is a number."""
+    classes: list[str] = Field([], min_length=2)
+    """Of a categorical column: those to tell apart; whoever is of another counts as unknown.  Unset: all."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Target":
+        if (self.genes is None) == (self.column is None):
+            raise ValueError("give exactly one of `genes` and `column`")
+        if self.genes is not None and self.kind == "categorical":
+            raise ValueError("the score of a gene set is continuous")
+        if self.classes and (self.genes is not None or self.kind == "continuous"):
+            raise ValueError("only a categorical column has `classes`")
         return self
 
 

@@ -13,7 +13,9 @@ from wsibench import roles
 from wsibench.artefacts import digest
 from wsibench.errors import StudyError
 from wsibench.sections import (
+    TILE_CONTROLS,
     Abmil,
+    Clinical,
     Embedding,
     Expression,
     FeatureFolder,
@@ -26,6 +28,7 @@ from wsibench.sections import (
     Ranking,
     Section,
     SimulatedCohort,
+    Target,
     Tiles,
     explain,
 )
@@ -59,6 +62,9 @@ class Study(Section):
     """Folders of tile features, given in `features`; each is one of the `encoders`."""
     embedding: Embedding = Embedding()
     expression: Expression = Expression()
+    clinical: Clinical = Clinical()
+    targets: dict[str, Target] = {}
+    """What is predicted besides genes, by name."""
     folds: Folds = Folds()
     probes: list[str] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
@@ -137,6 +143,7 @@ class Study(Section):
             own = [cohort.slides, cohort.patients, cohort.expression]
         elif isinstance(cohort, GdcCohort):
             own = [*cohort.paths]
+        own += [self.clinical.table, *(each.genes for each in self.targets.values() if isinstance(each.genes, str))]
         given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
         given += [text for text in (self.ranking.gene_sets or {}).values() if isinstance(text, str)]
         given += [self.ranking.covariates] if self.ranking.covariates else []
@@ -202,11 +209,12 @@ class Study(Section):
         if not self._parts:
             return self.features
         theirs = self._parts["train"].features
-        return {name: theirs[name] for name in self.encoders + self.controls if name in theirs}
+        return {name: theirs[name] for name in [*self.encoders, *(self.controls or [])] if name in theirs}
 
     def _offered(self) -> dict[str, str]:
         """What the study can lend to external validation, by name: what kind of features it is."""
-        return dict.fromkeys(self.encoders + self.controls, "an encoder") | dict.fromkeys(self.features, "a table")
+        controls = TILE_CONTROLS if self.controls is None else self.controls
+        return dict.fromkeys([*self.encoders, *controls], "an encoder") | dict.fromkeys(self.features, "a table")
 
     @property
     def streamed(self) -> bool:
@@ -328,6 +336,10 @@ class Study(Section):
     def null_parquet(self, scheme: str, encoder: str, probe: str, *, free: bool = False) -> Path:
         """Scores under permuted pairing (within sites, or `free` of them), one row a permutation and gene."""
         return self.root / "null" / scheme / f"{encoder}.{probe}{'.free' if free else ''}.parquet"
+
+    def targets_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
+        """Out-of-fold predictions of targets other than genes, one row a target, class and patient."""
+        return self.root / "targets" / scheme / f"{encoder}.{probe}.parquet"
 
 
 def data_root() -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.artefacts import digest, key_at
+from wsibench.clinical import covariates, one_hot
 from wsibench.compute import progress
 from wsibench.errors import CohortError
 from wsibench.features import read_features
@@ -108,10 +109,34 @@ def from_table(study: Study, name: str, rows: pd.DataFrame) -> Vectors:
 
 def site(study: Study, rows: pd.DataFrame) -> Vectors:
     """One-hot tissue source site: how much can be told from where a patient was treated."""
-    known = rows.drop_duplicates("patient_id").set_index("patient_id")["site"]
+    return _one_hot(rows, "site", "site")
+
+
+def subtype_oracle(study: Study, rows: pd.DataFrame) -> Vectors:
+    """One-hot molecular subtype: what a perfect classifier of subtypes would tell of genes, and no more.
+
+    An oracle, since subtypes such as PAM50 are themselves computed from the expression.
+    """
+    return _one_hot(rows, "subtype", "subtype-oracle")
+
+
+def _one_hot(rows: pd.DataFrame, column: str, control: str) -> Vectors:
+    known = _patients(rows)[column]
     if (known == "").all():
-        raise CohortError("The control `site` is asked for, but no patient has a site.", "Give a column `site`.")
-    return Vectors(pd.get_dummies(known, dtype=np.float32).drop(columns="", errors="ignore"))
+        raise CohortError(
+            f"The control `{control}` is asked for, but no patient has a {column}.",
+            f"Give a column `{column}` in the cohort's table, or `cohort: {{columns: {{{column}: theirs}}}}`.",
+        )
+    return Vectors(one_hot(known))
+
+
+def clinical(study: Study, rows: pd.DataFrame) -> Vectors:
+    """The study's clinical covariates: how much can be told from what is in the patient's record."""
+    return Vectors(covariates(study, _patients(rows)))
+
+
+def _patients(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.drop_duplicates("patient_id").set_index("patient_id")
 
 
 def oracle(study: Study, rows: pd.DataFrame) -> Vectors:
@@ -122,5 +147,5 @@ def oracle(study: Study, rows: pd.DataFrame) -> Vectors:
     return Vectors(latents.drop(columns="site").astype(np.float32))
 
 
-CONTROLS = {"site": site, "oracle": oracle}
+CONTROLS = {"site": site, "clinical": clinical, "subtype-oracle": subtype_oracle, "oracle": oracle}
 """Controls that are one vector a patient."""

@@ -22,7 +22,7 @@ from wsibench.errors import StudyError, WeightsError
 from wsibench.sections import FeatureFolder
 from wsibench.study import Study
 
-PATIENT_LEVEL = ("site", "oracle")
+PATIENT_LEVEL = ("site", "clinical", "subtype-oracle", "oracle")
 """Controls that are one vector a patient, made at assembly: no tile is encoded for them."""
 
 
