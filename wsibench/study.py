@@ -271,6 +271,10 @@ class Study(Section):
         """Scores under permuted pairing, one row a permutation and gene."""
         return self.root / "null" / scheme / f"{encoder}.{probe}.parquet"
 
+    def predicted_h5ad(self, fit: str) -> Path:
+        """What a saved fit predicts for the study's patients, unless another place is named."""
+        return self.root / "predicted" / f"{fit}.h5ad"
+
 
 def data_root() -> Path:
     """The data folder: ``WSIBENCH_DATA``, or the checkout's."""
