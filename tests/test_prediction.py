@@ -53,7 +53,7 @@ def embedded(folder, *, width=6, **sections) -> Study:
             path.write_text("not looked at")
     rng = np.random.default_rng(7)
     for i, artefact in enumerate(embedding.expected(study)):
-        with writing(artefact) as path:
+        with writing(artefact, weights="w") as path:
             write_features(path, rng.normal(size=(3 + i, width)), np.zeros((3 + i, 2)))
     return study
 
@@ -104,6 +104,19 @@ def test_features_of_another_making_are_refused_before_anything_is_made(tiled, s
 def test_fewer_tiles_of_the_same_tissue_are_the_same_features(tiled):
     study = embedded(tiled.root.parent / "fewer", tiles={"max_tiles": 50, "seed": 3})
     assert prediction.predict(saved.fit(tiled, "colour", "ridge"), study).n_obs == 6
+
+
+def test_a_study_that_decodes_finer_is_predicted_with_a_note(tiled, new):
+    fit = saved.fit(tiled, "colour", "ridge")
+    assert "µm/px" not in prediction.summary(prediction.predict(fit, new))
+    study = embedded(tiled.root.parent / "finer", encoders=["colour", "medsiglip"])
+    assert "decoded at 0.25 µm/px, those of the fit at 0.5" in prediction.summary(prediction.predict(fit, study))
+
+
+def test_patients_that_were_fitted_on_are_not_passed_off_as_new(tiled, new):
+    fit = saved.fit(tiled, "colour", "ridge")
+    assert "WARNING" in prediction.summary(prediction.predict(fit, tiled))
+    assert "WARNING" not in prediction.summary(prediction.predict(fit, new))
 
 
 def test_features_of_another_width_are_refused(tiled):

@@ -12,7 +12,7 @@ from trials import GENES, assembled, load, with_tiles, write_tables
 
 from wsibench import assembly, ranking, regression, saved
 from wsibench.errors import FitError, NotReady
-from wsibench.probes import PROBES, offer
+from wsibench.probes import offer
 from wsibench.regression import Job, read_patients
 from wsibench.study import Study
 
@@ -37,7 +37,7 @@ def in_process(study: Study, encoder: str, probe: str):
     return patients, offer(probe).make(study).fit(patients, benchmark.X, seed=study.folds.seed)
 
 
-@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("probe", ["ridge", "abmil"])
 def test_a_fit_that_was_written_and_read_predicts_the_same(tiled, probe, tmp_path):
     patients, fitted = in_process(tiled, "colour", probe)
     saved.write(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
@@ -125,7 +125,7 @@ def test_columns_that_the_benchmark_drops_are_not_asked_for_later(data_root):
     write_tables(data_root / "trial")
     table = pd.read_csv(data_root / "trial" / "good.csv").assign(dead=1.0)
     table.to_csv(data_root / "trial" / "good.csv", index=False)
-    assert saved.fit(assembled(data_root / "trial"), "good", "ridge").record["features"]["columns"] == list("012345")
+    assert saved.fit(assembled(data_root / "trial"), "good", "ridge").record["columns"] == list("012345")
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def predict(saved: Saved, study: Study) -> "AnnData":
     """Predict the expression of a study's patients.
 
     Features that are current are used as they are; otherwise the study's stages 01 to 03 are run as far as
-    they are due, as `wsibench run` would run them.  The study needs no expression, and what it has of it
-    is not looked at.
+    they are due, as `wsibench run` would run them.  The study needs no expression; of one that has it, the
+    patients with expression are predicted, and their expression is not looked at.
 
     Returns
     -------
@@ -93,7 +93,8 @@ def predict(saved: Saved, study: Study) -> "AnnData":
         X: float32 (patients, genes), in the unit of the training study's expression.  obs: site,
         n_slides, n_tiles.  var: rho, p, q, of held-out patients of the training study, NaN where they
         were not measured.  uns["wsibench"]: key, fit (the fit's key), encoder, probe, unit, study,
-        study_key, trained_on, left_out (patients without features), and accuracy where it was measured.
+        study_key, trained_on, left_out (patients without features), accuracy where it was measured, and of
+        tiles decoded_mpp (µm/px that slides were decoded at where they have it; of the fit and of these).
 
     Raises
     ------
@@ -131,15 +132,18 @@ def _uns(saved: Saved, study: Study) -> dict[str, Any]:
         "study_key": study.key,
         "trained_on": trained_on,
     }
-    accuracy = saved.record["accuracy"]
-    return said | ({"accuracy": {k: v for k, v in accuracy.items() if v is not None}} if accuracy else {})
+    if (theirs := saved.record["features"]["decoded_mpp"]) is not None:
+        said["decoded_mpp"] = {"fit": theirs, "here": embedding.wanted_mpp(study)}
+    if accuracy := saved.record["accuracy"]:
+        said["accuracy"] = {name: value for name, value in accuracy.items() if value is not None}
+    return said
 
 
 # Features
 
 
 def _from_table(saved: Saved, study: Study, rows: pd.DataFrame) -> Found:
-    name, wanted = saved.encoder, saved.record["features"]["columns"]
+    name, wanted = saved.encoder, saved.record["columns"]
     values = from_table(study, name, rows).values
     lacking = [column for column in wanted if column not in values.columns]
     if lacking:
@@ -253,4 +257,9 @@ def summary(predicted: "AnnData") -> str:
     what = f"predicted {predicted.n_vars} genes ({said['unit']}) of {predicted.n_obs} patients of {said['study']}"
     if left_out := list(said["left_out"]):
         what += f"\nleft out  {len(left_out)} patients without features: {some(left_out)} (failures.csv says why)"
+    mpp = said.get("decoded_mpp")
+    if mpp and mpp["fit"] != mpp["here"]:
+        what += f"\nnote      slides were decoded at {mpp['here']:g} µm/px, those of the fit at {mpp['fit']:g}"
+    if said["study_key"] == said["trained_on"]["study_key"]:
+        what += "\nWARNING   these patients were fitted on: for what they get when held out, see predictions/"
     return what

@@ -32,6 +32,8 @@ FORMAT = 1
 STAGE = "fit"
 MEASURED = ["rho", "p", "q"]
 """Columns of scores.parquet that a gene takes along."""
+ON_A_LINE = ("columns", "genes")
+"""Parts of the JSON that come last and on one line each, so that the rest can be read on a screen."""
 KEPT = (
     "This probe is its training patients: the file holds their features and expression, standardised. "
     "Share it only where you might share those."
@@ -171,6 +173,7 @@ def _record(job: Job, benchmark: "AnnData", fitted: Fitted, facts: dict[str, Any
         "accuracy": accuracy,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
+        "columns": recipe.columns(study, job.encoder) if job.encoder in study.features else None,
         "genes": genes,
     }
     return json.loads(json.dumps(record, allow_nan=False))
@@ -184,7 +187,6 @@ def _features(job: Job, benchmark: "AnnData") -> dict[str, Any]:
         "settings": recipe.settings(study, name),
         "weights": recipe.weights(study, name, slides),
         "width": benchmark.obsm[name].shape[1],
-        "columns": recipe.columns(study, name) if table else None,
         "decoded_mpp": None if table else wanted_mpp(study),
         "max_tiles": None if table else study.tiles.max_tiles,
     }
@@ -239,17 +241,16 @@ def write(saved: Saved, path: Path) -> None:
     FitError
         When `path` does not end in .safetensors.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     said = beside(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={"wsibench": "fit", "record": digest(saved.record)})
+        temporary.write_bytes(save(arrays, metadata={"wsibench": "fit", "record": digest(saved.record)}))
     file = {"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
-    # Genes come last and on one line, so that the rest can be read on a screen.
-    head = {name: part for name, part in saved.record.items() if name != "genes"} | {"file": file}
-    genes = json.dumps(saved.record["genes"])
-    write_text(said, f'{json.dumps(head, indent=1)[:-2]},\n "genes": {genes}\n}}\n')
+    head = {name: part for name, part in saved.record.items() if name not in ON_A_LINE} | {"file": file}
+    lines = "".join(f',\n "{name}": {json.dumps(saved.record[name])}' for name in ON_A_LINE)
+    write_text(said, f"{json.dumps(head, indent=1)[:-2]}{lines}\n}}\n")
 
 
 def read(path: Path) -> Saved:
