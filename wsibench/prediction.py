@@ -256,7 +256,8 @@ def summary(predicted: "AnnData") -> str:
     said = predicted.uns["wsibench"]
     what = f"predicted {predicted.n_vars} genes ({said['unit']}) of {predicted.n_obs} patients of {said['study']}"
     if left_out := list(said["left_out"]):
-        what += f"\nleft out  {len(left_out)} patients without features: {some(left_out)} (failures.csv says why)"
+        why = " (failures.csv says why)" if "decoded_mpp" in said else ""  # a table has no row of them
+        what += f"\nleft out  {len(left_out)} patients without features: {some(left_out)}{why}"
     mpp = said.get("decoded_mpp")
     if mpp and mpp["fit"] != mpp["here"]:
         what += f"\nnote      slides were decoded at {mpp['here']:g} µm/px, those of the fit at {mpp['fit']:g}"
