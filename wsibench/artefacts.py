@@ -170,17 +170,24 @@ def sign(artefact: Artefact, sha256: str, seconds: float, facts: dict[str, Any])
         "seconds": round(seconds, 3),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "facts": facts,
-        "versions": _versions(),
+        "versions": versions(),
     }
     write_text(meta_path(artefact.path), json.dumps(meta, indent=1, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file so that a reader never sees half of it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file that is no stage's: yields a temporary path; on leaving, the file is synced and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
-        temporary.write_text(text)
+        yield temporary
         _sync(temporary)
         temporary.replace(path)
     finally:
@@ -193,7 +200,8 @@ def _sync(path: Path) -> None:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of python and `PACKAGES`, those that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -61,6 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--format", choices=forms, default="wsibench", help="default: wsibench")
     command.set_defaults(do=_folds)
 
+    command = commands.add_parser("fit", help="fit a probe on all of a study's patients, and save it")
+    command.add_argument("study")
+    command.add_argument("--encoder", required=True, help="an encoder, or a features table, of the study")
+    command.add_argument("--probe", required=True, help="ridge, abmil, … (any probe that a study may name)")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.safetensors", help="FILE.json comes beside it")
+    command.set_defaults(do=_fit)
+
+    command = commands.add_parser("predict", help="apply a saved fit to the patients of a study")
+    command.add_argument("fit", metavar="FILE.safetensors", help="what `wsibench fit` wrote, FILE.json beside it")
+    command.add_argument("study", help="a study of the new patients; it needs no expression")
+    command.add_argument("-o", "--output", metavar="FILE", help=".h5ad or .csv (default: predicted/ of the study)")
+    command.set_defaults(do=_predict)
+
     command = commands.add_parser("encoders", help="list the encoders, their licences and their exposure to TCGA")
     command.set_defaults(do=_encoders)
 
@@ -135,6 +148,30 @@ def _folds(asked: argparse.Namespace) -> int:
     scheme = asked.scheme or study.folds.schemes[0]
     export(study, scheme, Path(asked.output), asked.format)
     print(f"{scheme} folds of {study.name}: {asked.output} ({asked.format})")
+    return 0
+
+
+def _fit(asked: argparse.Namespace) -> int:
+    from wsibench import saved
+
+    path = Path(asked.output)
+    beside = saved.beside(path)  # a name that will not do is said before the work
+    fitted = saved.fit(Study.load(asked.study), asked.encoder, asked.probe)
+    saved.write(fitted, path)
+    print(f"{fitted}\nwrote     {path} ({path.stat().st_size / 1e6:.1f} MB) and {beside.name}")
+    return 0
+
+
+def _predict(asked: argparse.Namespace) -> int:
+    from wsibench import prediction, saved
+
+    fitted = saved.read(Path(asked.fit))
+    study = prediction.load_study(fitted, asked.study)
+    path = Path(asked.output) if asked.output else study.predicted_h5ad(Path(asked.fit).stem)
+    prediction.check_name(path)
+    predicted = prediction.predict(fitted, study)
+    files = prediction.write(predicted, path)
+    print(f"{fitted}\n{prediction.summary(predicted)}\nwrote     {' and '.join(map(str, files))}")
     return 0
 
 

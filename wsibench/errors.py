@@ -42,6 +42,10 @@ class NotReady(WsibenchError):
     """A stage whose input an earlier stage has not left yet."""
 
 
+class FitError(WsibenchError):
+    """A saved fit that cannot be made, read, or applied to these features."""
+
+
 class TooManyFailures(WsibenchError):
     """More slides failed than the study's ``limits.failed_slides`` allows."""
 

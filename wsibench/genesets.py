@@ -97,13 +97,10 @@ def _declared(study: Study) -> Iterator[tuple[str, set[str]]]:
                 f"ranking.gene_sets.{name} names {given}, which is no file.",
                 "Paths in study.yaml are relative to its own folder; genes themselves are given as a list: [A, B].",
             )
-        sets = (
-            _read_gmt(given)
-            if given.suffix == ".gmt"
-            else {name: set(read_gene_list(given, f"ranking.gene_sets.{name}"))}
-        )
+        where = f"ranking.gene_sets.{name}"
+        sets = _read_gmt(given) if given.suffix == ".gmt" else {name: set(read_gene_list(given, where))}
         if not any(sets.values()):
-            raise CohortError(f"ranking.gene_sets.{name}: {given} names no genes.", "Give one symbol a line.")
+            raise CohortError(f"{where}: {given} names no genes.", "Give one symbol a line.")
         yield from sets.items()
 
 

@@ -150,13 +150,18 @@ def load(job: Job) -> tuple[Patients, "AnnData", np.ndarray]:
     """What the job fits on: features, the benchmark, and the fold of each patient."""
     benchmark = read_benchmark(job.study)
     fold = folds.read_folds(job.study, job.scheme).to_numpy()
+    return read_patients(job, benchmark), benchmark, fold
+
+
+def read_patients(job: Job, benchmark: "AnnData") -> Patients:
+    """All patients of the benchmark, with the features that the job's probe needs."""
     ids, groups = benchmark.obs_names.to_numpy(str), folds.inner_groups(benchmark.obs, job.scheme)
     if offer(job.probe).needs == "mean":
-        return Patients(ids, groups, mean=benchmark.obsm[job.encoder]), benchmark, fold
+        return Patients(ids, groups, mean=benchmark.obsm[job.encoder])
     size = int(benchmark.obs["n_tiles"].sum()) * benchmark.obsm[job.encoder].shape[1] * 2
     if size <= IN_MEMORY:
-        return Patients(ids, groups, bags=read_bags(job.study, job.encoder, ids)), benchmark, fold
-    return Patients(ids, groups, bags=StoredBags(job.study, job.encoder, ids)), benchmark, fold
+        return Patients(ids, groups, bags=read_bags(job.study, job.encoder, ids))
+    return Patients(ids, groups, bags=StoredBags(job.study, job.encoder, ids))
 
 
 @dataclass(frozen=True)

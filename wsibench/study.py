@@ -341,6 +341,10 @@ class Study(Section):
         """Out-of-fold predictions of targets other than genes, one row a target, class and patient."""
         return self.root / "targets" / scheme / f"{encoder}.{probe}.parquet"
 
+    def predicted_h5ad(self, fit: str) -> Path:
+        """What a saved fit predicts for the study's patients, unless another place is named."""
+        return self.root / "predicted" / f"{fit}.h5ad"
+
 
 def data_root() -> Path:
     """The data folder: ``WSIBENCH_DATA``, or the checkout's."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from wsibench.errors import StudyError
 from wsibench.probes import PROBES, offer
@@ -79,6 +80,31 @@ def test_seeds_are_told_apart_and_average_to_the_prediction(name, cohort):
     assert all(np.abs(each[one] - each[other]).max() > 0.01 for one, other in ((0, 1), (0, 2), (1, 2)))
     if name == "abmil":
         np.testing.assert_array_equal(fitted.predict_with_attention(held)[0], each)
+
+
+def test_comes_back_from_arrays_and_json_predicting_the_same(probe, request, cohort, tmp_path):
+    patients, held = cohort.patients.take(np.arange(40)), cohort.patients.take(np.arange(64, 96))
+    y = cohort.y[:40, ::20].copy()
+    y[:, 0] = 3.0  # a gene that does not vary in training
+    fitted = probe.fit(patients, y, seed=0)
+    arrays, facts = fitted.arrays()
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "f.safetensors")
+    said = PROBES[request.node.callspec.params["probe"]]
+    back = said.restore(load_file(tmp_path / "f.safetensors"), json.loads(json.dumps(facts)))
+    np.testing.assert_allclose(back.predict(held), fitted.predict(held), rtol=0, atol=1e-5)
+    assert back.chosen == fitted.chosen
+    again, facts_again = back.arrays()
+    assert facts_again == facts
+    assert again.keys() == arrays.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(again[name], arrays[name])
+
+
+def test_arrays_hold_no_patient_unless_the_offer_says_so(probe, request, cohort):
+    n = 41  # a number that is no other dimension's
+    arrays, _ = probe.fit(cohort.patients.take(np.arange(n)), cohort.y[:n, :30], seed=0).arrays()
+    said = PROBES[request.node.callspec.params["probe"]]
+    assert any(n in array.shape for array in arrays.values()) == said.keeps_patients
 
 
 def test_same_input_same_output(probe, cohort):

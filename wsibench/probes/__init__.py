@@ -1,6 +1,7 @@
 """What is fitted on features: one interface, `wsibench.probes.base.Probe`, and a room a probe."""
 
 import difflib
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsibench.errors import StudyError
 
 if TYPE_CHECKING:
-    from wsibench.probes.base import Probe
+    from wsibench.probes.base import Arrays, Fitted, Probe
     from wsibench.study import Study
 
 
@@ -24,6 +25,15 @@ class Offer:
     settings: "Callable[[Study], dict[str, Any]]"
     """The section of the study that decides its results."""
     make: "Callable[[Study], Probe]"
+    fitted: str
+    """``room:class`` of what it becomes, which reads itself from arrays."""
+    keeps_patients: bool = False
+    """Whether that holds the training patients' own features and expression, in a file too."""
+
+    def restore(self, arrays: "Arrays", facts: dict[str, Any]) -> "Fitted":
+        """The fitted probe that gave these `arrays` and `facts`."""
+        room, _, name = self.fitted.partition(":")
+        return getattr(importlib.import_module(f"wsibench.probes.{room}"), name).from_arrays(arrays, facts)
 
 
 def _ridge(study: "Study") -> "Probe":
@@ -71,12 +81,12 @@ def _network(study: "Study") -> dict[str, Any]:
 
 
 PROBES: dict[str, Offer] = {
-    "ridge": Offer("mean", False, 1, _nothing, _ridge),
-    "pca-ridge": Offer("mean", False, 1, _nothing, _pca_ridge),
-    "mean-sd-ridge": Offer("bags", False, 1, _nothing, _mean_sd),
-    "knn": Offer("mean", False, 1, _nothing, _neighbours),
-    "mlp": Offer("mean", False, 1, _network, _mlp),
-    "abmil": Offer("bags", True, 1, _network, _abmil),
+    "ridge": Offer("mean", False, 1, _nothing, _ridge, "ridge:FittedRidge"),
+    "pca-ridge": Offer("mean", False, 1, _nothing, _pca_ridge, "ridge:FittedRidge"),
+    "mean-sd-ridge": Offer("bags", False, 1, _nothing, _mean_sd, "moments:FittedMeanSd"),
+    "knn": Offer("mean", False, 1, _nothing, _neighbours, "neighbours:FittedNeighbours", keeps_patients=True),
+    "mlp": Offer("mean", False, 1, _network, _mlp, "mlp:FittedMlp"),
+    "abmil": Offer("bags", True, 1, _network, _abmil, "abmil:FittedAbmil"),
 }
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from wsibench.probes.base import Patients, Scaler, hold_out_groups
+from wsibench.probes.base import Arrays, Patients, Scaler, hold_out_groups
 from wsibench.scores import centred_midranks
 from wsibench.sections import Abmil as AbmilSettings
 
@@ -29,6 +29,7 @@ class GatedAttention(nn.Module):
 
     def __init__(self, width: int, genes: int, settings: AbmilSettings) -> None:
         super().__init__()
+        self.built_by = {"width": width, "genes": genes, "settings": settings}
         self.embed = nn.Sequential(nn.Linear(width, settings.embed), nn.ReLU(), nn.Dropout(settings.dropout))
         self.tanh = nn.Linear(settings.embed, settings.attention)
         self.gate = nn.Linear(settings.embed, settings.attention)
@@ -119,6 +120,21 @@ class FittedAbmil:
             attention.append(np.mean([a for _, a in each], axis=0))
         return np.stack(expression, axis=1), attention
 
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """Those of every seed's network under its number, and what the networks were built by."""
+        each = [network.arrays() for network in self.networks]
+        arrays = {f"{i}.{name}": array for i, (found, _) in enumerate(each) for name, array in found.items()}
+        return arrays, {"networks": [facts for _, facts in each]}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "FittedAbmil":
+        """What `arrays` was asked of, on the CUDA device where there is one."""
+        networks = []
+        for i, of_one in enumerate(facts["networks"]):
+            mine = {name.removeprefix(f"{i}."): array for name, array in arrays.items() if name.startswith(f"{i}.")}
+            networks.append(Network.from_arrays(mine, of_one))
+        return cls(networks)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -135,6 +151,26 @@ class Network:
         with torch.inference_mode():
             predicted, attention = self.model(*tiles.batch(np.array([0])))
         return self.targets.invert(predicted.cpu().numpy()[0]), attention.cpu().numpy()
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """Weights, projection, statistics of the targets and curve; what the network was built by beside them."""
+        arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
+        arrays |= self.projection.scaler.arrays("features") | self.targets.arrays("targets")
+        arrays |= {f"curve.{column}": self.curve[column].to_numpy() for column in self.curve}
+        if self.projection.components is not None:
+            arrays["components"] = self.projection.components
+        built_by = self.model.built_by
+        return arrays, built_by | {"settings": built_by["settings"].model_dump(mode="json")}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "Network":
+        """What `arrays` was asked of."""
+        state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("model.")}
+        model = GatedAttention(**facts | {"settings": AbmilSettings(**facts["settings"])})
+        model.load_state_dict(state)
+        projection = Projection(Scaler.from_arrays(arrays, "features"), arrays.get("components"))
+        curve = pd.DataFrame({name[6:]: value for name, value in arrays.items() if name.startswith("curve.")})
+        return cls(model.to(_device()).eval(), projection, Scaler.from_arrays(arrays, "targets"), curve)
 
 
 @dataclass(frozen=True)
@@ -190,7 +226,7 @@ def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, see
     train, held = hold_out_groups(patients.groups, HELD_OUT, int(rng.integers(2**31)))
     bags = [_sample(bag, settings.tiles_train, rng) for bag in patients.bags]
     projection = Projection.fit(np.concatenate([bags[i] for i in train]), settings.pca)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     tiles = Tiles.pack([projection.transform(bag) for bag in bags], device)
     targets = Scaler.fit(y[train])
     z = torch.from_numpy(targets.transform(y)).to(device)
@@ -199,6 +235,10 @@ def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, see
         model = GatedAttention(tiles.x.shape[1], y.shape[1], settings).to(device)
         curve = _train(model, tiles, z, train, held, settings, rng)
     return Network(model.eval(), projection, targets, curve)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -53,6 +53,10 @@ class Taken(Sequence):
         return self.items[self.index[position]]
 
 
+Arrays = dict[str, np.ndarray]
+"""Arrays by name, as a safetensors file holds them."""
+
+
 class Fitted(Protocol):
     """A probe after its training patients."""
 
@@ -61,6 +65,18 @@ class Fitted(Protocol):
 
     def predict(self, patients: Patients) -> np.ndarray:
         """Predicted expression, float32 (n, genes), in the unit of the training targets."""
+        ...
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """All that a prediction needs: arrays, and JSON-able facts beside them.
+
+        They hold no patient's features or expression, unless the probe's `Offer` says that it keeps them.
+        """
+        ...
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "Fitted":
+        """The fitted probe that `arrays` was asked of; predicts the same to rounding."""
         ...
 
 
@@ -130,6 +146,15 @@ class Scaler:
     def invert(self, values: np.ndarray) -> np.ndarray:
         """Back to the unit of the training values, float32; the training mean where nothing varied."""
         return (values * (self.scale * self.varies) + self.mean).astype(np.float32)
+
+    def arrays(self, name: str) -> Arrays:
+        """Its statistics, as ``<name>.mean``, ``.scale`` and ``.varies``."""
+        return {f"{name}.mean": self.mean, f"{name}.scale": self.scale, f"{name}.varies": self.varies}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, name: str) -> "Scaler":
+        """The scaler whose statistics were named `name`."""
+        return cls(*(arrays[f"{name}.{part}"] for part in ("mean", "scale", "varies")))
 
 
 def inner_folds(groups: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from wsibench.probes.abmil import Abmil, FittedAbmil
-from wsibench.probes.base import Patients
+from wsibench.probes.base import Arrays, Patients
 from wsibench.sections import Abmil as AbmilSettings
 
 
@@ -44,6 +44,15 @@ class FittedMlp:
     def predict_seeds(self, patients: Patients) -> np.ndarray:
         """Predicted expression of every seed, float32 (seeds, n, genes)."""
         return self.networks.predict_seeds(of_one_tile(patients))
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """As attention MIL."""
+        return self.networks.arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "FittedMlp":
+        """What `arrays` was asked of."""
+        return cls(FittedAbmil.from_arrays(arrays, facts))
 
 
 def of_one_tile(patients: Patients) -> Patients:

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from wsibench.probes.base import Patients
-from wsibench.probes.ridge import FittedRidge, Ridge
+from wsibench.probes.base import Arrays, Patients
+from wsibench.probes.ridge import FittedRidge, PrimalRidge, Ridge
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MeanSd:
 class FittedMeanSd:
     """Ridge on pooled moments."""
 
-    ridge: FittedRidge
+    ridge: FittedRidge | PrimalRidge
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -35,6 +35,15 @@ class FittedMeanSd:
     def predict(self, patients: Patients) -> np.ndarray:
         """Predicted expression, float32 (n, genes)."""
         return self.ridge.predict(pooled(patients))
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """As ridge."""
+        return self.ridge.arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "FittedMeanSd":
+        """What `arrays` was asked of."""
+        return cls(PrimalRidge.from_arrays(arrays, facts))
 
 
 def pooled(patients: Patients) -> Patients:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from wsibench.probes.base import Patients, Scaler, inner_folds
+from wsibench.probes.base import Arrays, Patients, Scaler, inner_folds
 
 NEIGHBOURS = (5, 10, 20, 40, 80)
 """Numbers of neighbours on offer; those above the number of training patients fall away."""
@@ -82,3 +82,14 @@ class FittedNeighbours:
             genes = self.k == k
             predicted[:, genes] = self.z[:, genes][nearest[:, :k]].mean(axis=1)
         return self.targets.invert(predicted)
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """The training patients' features and expression, standardised, and each gene's k."""
+        statistics = self.space.scaler.arrays("features") | self.targets.arrays("targets")
+        return statistics | {"x": self.space.x, "z": self.z, "k": self.k}, {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "FittedNeighbours":
+        """What `arrays` was asked of."""
+        space = Space(Scaler.from_arrays(arrays, "features"), arrays["x"])
+        return cls(space, Scaler.from_arrays(arrays, "targets"), arrays["z"], arrays["k"])

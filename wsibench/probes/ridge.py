@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from scipy.linalg import eigh
 
-from wsibench.probes.base import Patients, Scaler, inner_folds
+from wsibench.probes.base import Arrays, Patients, Scaler, inner_folds
 
 ALPHAS = np.logspace(-1, 4, 6)
 """Penalties on offer, in units of the mean diagonal of the kernel (1 for standardised features).
@@ -100,6 +100,11 @@ class Kernel:
         rotated = self.rotate(x)
         return np.concatenate([self.path(rotated, alpha) for alpha in ALPHAS])
 
+    def weights(self, z: np.ndarray, alpha: float) -> np.ndarray:
+        """Weights of the standardised features, float32 (d, genes), for standardised targets (n, genes)."""
+        dual = self.vectors @ ((self.vectors.T @ z) / (self.values + alpha)[:, None])
+        return (self.x.T @ dual / self.x.shape[1]).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class FittedRidge:
@@ -115,9 +120,7 @@ class FittedRidge:
     @property
     def chosen(self) -> dict[str, Any]:
         """The median gene's penalty, and how many genes took each."""
-        counts = np.bincount(self.best, minlength=len(ALPHAS))
-        genes = {f"{a:.3g}": int(c) for a, c in zip(ALPHAS, counts, strict=True) if c}
-        return {"alpha": float(np.median(ALPHAS[self.best])), "genes": genes}
+        return _chosen(self.best)
 
     def predict(self, patients: Patients) -> np.ndarray:
         """Predicted expression, float32 (n, genes)."""
@@ -128,6 +131,61 @@ class FittedRidge:
             path = self.kernel.path(rotated, ALPHAS[position])
             predicted[:, genes] = path @ self.kernel.reduce(self.z[:, genes])
         return self.targets.invert(predicted)
+
+    def primal(self) -> "PrimalRidge":
+        """The same predictions from a weight a feature and gene, without the training patients."""
+        weights = np.empty((self.kernel.x.shape[1], self.z.shape[1]), np.float32)
+        for position in np.unique(self.best):
+            genes = self.best == position
+            weights[:, genes] = self.kernel.weights(self.z[:, genes], ALPHAS[position])
+        return PrimalRidge(self.kernel.scaler, self.targets, weights, self.best)
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """Those of `primal`: the dual would carry the training patients' features and expression."""
+        return self.primal().arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "PrimalRidge":
+        """What `arrays` was asked of, in its primal form."""
+        return PrimalRidge.from_arrays(arrays, facts)
+
+
+@dataclass(frozen=True)
+class PrimalRidge:
+    """Ridge as a matrix of weights: what is kept of it in a file."""
+
+    features: Scaler
+    targets: Scaler
+    weights: np.ndarray
+    """From standardised features to standardised targets, float32 (d, genes)."""
+    best: np.ndarray
+    """Position in `ALPHAS` of each gene's penalty, (genes,)."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """As `FittedRidge`."""
+        return _chosen(self.best)
+
+    def predict(self, patients: Patients) -> np.ndarray:
+        """Predicted expression, float32 (n, genes)."""
+        return self.targets.invert(self.features.transform(patients.mean) @ self.weights)
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """Weights, penalties and the statistics of features and targets."""
+        statistics = self.features.arrays("features") | self.targets.arrays("targets")
+        return statistics | {"weights": self.weights, "best": self.best}, {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "PrimalRidge":
+        """What `arrays` was asked of."""
+        features, targets = Scaler.from_arrays(arrays, "features"), Scaler.from_arrays(arrays, "targets")
+        return cls(features, targets, arrays["weights"], arrays["best"])
+
+
+def _chosen(best: np.ndarray) -> dict[str, Any]:
+    counts = np.bincount(best, minlength=len(ALPHAS))
+    genes = {f"{a:.3g}": int(c) for a, c in zip(ALPHAS, counts, strict=True) if c}
+    return {"alpha": float(np.median(ALPHAS[best])), "genes": genes}
 
 
 def _column_batches(n_columns: int, values_a_column: int) -> Iterator[slice]:
