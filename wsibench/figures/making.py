@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from wsibench import assembly, cohort, figures, ranking
-from wsibench.figures.comparison import in_order
 from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, slides_to_show
+from wsibench.figures.rows import in_order
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name
 from wsibench.study import Study
 
