@@ -82,6 +82,11 @@ class Rows:
         return sum(not control for *_, control in self.pairs)
 
     @property
+    def pitch_mm(self) -> float:
+        """Height of a row, less where there are many."""
+        return min(4.2, 140 / len(self.pairs))
+
+    @property
     def heights(self) -> dict[tuple[str, str], float]:
         """Where each row lies, downwards from 0."""
         gap = GAP if 0 < self.n_ranked < len(self.pairs) else 0
@@ -112,13 +117,24 @@ class Rows:
         axes[0].set_yticks(list(self.heights.values()), self.names() if names is None else names)
         axes[0].set_ylim(max(self.heights.values()) + 0.7, -0.7)
 
-    def dot(self, ax: Axes, pair: tuple[str, str], x: float, y: float, ends: tuple[float, float] | None = None) -> None:
-        """A pair's marker, hollow for a control, on its interval."""
+    def dot(
+        self,
+        ax: Axes,
+        pair: tuple[str, str],
+        x: float,
+        y: float,
+        ends: tuple[float, float] | None = None,
+        *,
+        marker: str = "",
+        size: float | None = None,
+    ) -> None:
+        """A pair's marker, hollow for a control, on its interval; the probe's marker unless another is given."""
         encoder, probe = pair
         colour, control = self.colours[encoder], (encoder, probe, True) in self.pairs
         if ends is not None:
             ax.plot(ends, [y, y], color=colour, lw=1.1, solid_capstyle="butt")
-        ax.plot(x, y, probe_marker(probe), color=colour, mfc="white" if control else colour, mew=0.8)
+        face = "white" if control else colour
+        ax.plot(x, y, marker or probe_marker(probe), color=colour, mfc=face, mew=0.8, ms=size)
 
     def row_legend(self) -> list[Line2D]:
         """What markers mean where the rows are named."""
