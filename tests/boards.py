@@ -161,7 +161,8 @@ def adjusted(board: pd.DataFrame) -> pd.DataFrame:
     """adjusted.csv: every adjustment takes more than the one before; subtypes are known of fewer patients."""
     table = _crossed(board, "adjustment", ADJUSTMENTS)
     step = table["adjustment"].map({name: i for i, name in enumerate(ADJUSTMENTS)})
-    table["mean_rho"] *= 1 - 0.1 * step
+    table = table.rename(columns={"mean_rho": "unadjusted_rho"})
+    table["mean_rho"] = table["unadjusted_rho"] * (1 - 0.1 * step)
     patients = np.where(table["adjustment"].str.contains("subtype"), 180, 212)
     return table.assign(n_patients=patients, n_genes=60, median_rho=table["mean_rho"])
 
@@ -186,10 +187,10 @@ def sites(board: pd.DataFrame) -> pd.DataFrame:
 
 def targets(board: pd.DataFrame, names: dict[str, str] = TARGETS) -> pd.DataFrame:
     """targets.csv: two measures a target, chance at 0 for correlations and at one in the number of classes."""
-    chances = {"spearman": 0.0, "r2": 0.0, "auroc": 0.5, "balanced accuracy": 1 / 3}
+    chances = {"spearman": 0.0, "r2": 0.0, "auroc": 0.5, "balanced_accuracy": 1 / 3}
     frames = []
     for target, kind in names.items():
-        for measure in ("spearman", "r2") if kind == "continuous" else ("balanced accuracy", "auroc"):
+        for measure in ("spearman", "r2") if kind == "continuous" else ("balanced_accuracy", "auroc"):
             own = board[["scheme", "encoder", "probe"]].assign(target=target, kind=kind, measure=measure)
             own["score"] = chances[measure] + board["mean_rho"] * (1 if measure != "r2" else 0.4)
             own = own.assign(ci_low=own["score"] - 0.05, ci_high=own["score"] + 0.05, chance=chances[measure])

@@ -33,6 +33,7 @@ def study(data_root, write_svs, monkeypatch):
         "title": "Own slides",
         "cohort": {"source": "local", "slides": "slides.csv"},
         "encoders": ["colour"],
+        "controls": [],
         "limits": {"failed_slides": 0.5},
         "tiles": {"max_tiles": 20},
     }

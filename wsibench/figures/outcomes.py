@@ -22,7 +22,7 @@ from wsibench.figures.style import (
 MEASURES = {
     "spearman": "Spearman ρ",
     "auroc": "AUROC",
-    "balanced accuracy": "balanced accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "r2": "R²",
 }
 """A target is drawn by the first of these that it has."""

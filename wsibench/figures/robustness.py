@@ -41,8 +41,8 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table
-        As in adjusted.csv: scheme, encoder, probe, adjustment, n_patients, n_genes, mean_rho; ``none`` is what the
-        others are measured against.
+        As in adjusted.csv: scheme, encoder, probe, adjustment, n_patients, n_genes, mean_rho, and unadjusted_rho of
+        the same patients and genes; the adjustment ``none`` is not drawn.
     leaderboard
         Gives the order of the rows, and which are controls.
     """
@@ -51,7 +51,7 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     panels = [kinds[i : i + ABREAST] for i in range(0, len(kinds), ABREAST)]
     rows = Rows.of(part, leaderboard, most=MOST_ROWS // len(panels))
     part = rows.among(part)
-    by = part.set_index(["adjustment", *PAIR])["mean_rho"]
+    by = part.set_index(["adjustment", *PAIR])
     n_patients = part.groupby("adjustment", sort=False)["n_patients"].max()
     fig = new_figure(PAGE_MM, 14 + len(panels) * (14 + rows.pitch_mm * len(rows.pairs)))
     width = max(len(line) for line in panels)
@@ -59,7 +59,7 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     for axes, line in zip(grid, panels, strict=True):
         rows.lay(axes)
         for ax, kind in zip(axes, line, strict=False):
-            _left(ax, rows, by["none"], by[kind])
+            _left(ax, rows, by.loc[kind])
             ax.set_title(f"{kind}\n(n = {n_patients[kind]:,})")
             ax.set_xlabel("mean ρ (share left)")
             ax.margins(x=0.08)
@@ -73,24 +73,28 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     return described(fig, _adjusted_alt(by, kinds, rows, scheme), part)
 
 
-def _left(ax: Axes, rows: Rows, before: pd.Series, after: pd.Series) -> None:
+def _left(ax: Axes, rows: Rows, own: pd.DataFrame) -> None:
     for pair, height in rows.heights.items():
-        start, end = before.get(pair, np.nan), after.get(pair, np.nan)
-        if np.isnan(end):
+        if pair not in own.index or np.isnan(own.loc[pair, "mean_rho"]):
             continue
+        start, end = own.loc[pair, "unadjusted_rho"], own.loc[pair, "mean_rho"]
         ax.plot([start, end], [height, height], color=rows.colours[pair[0]], lw=0.8, alpha=0.6)
         ax.plot(start, height, "|", color=rows.colours[pair[0]], ms=5, mew=1)
         rows.dot(ax, pair, end, height)
         _remark(ax, per_cent(end / start) if start >= LEAST else "–", height)
 
 
-def _adjusted_alt(by: pd.Series, kinds: list[str], rows: Rows, scheme: str) -> str:
+def _adjusted_alt(by: pd.DataFrame, kinds: list[str], rows: Rows, scheme: str) -> str:
     values = []
-    for encoder, probe, _ in rows.pairs[: rows.n_ranked]:
-        left = [f"{kind} {number(by[kind].get((encoder, probe), np.nan))}" for kind in kinds]
-        start = number(by["none"].get((encoder, probe), np.nan))
-        values.append(f"{encoder} with {probe_name(probe)} {start}: {', '.join(left)}")
-    return f"Dot plot of mean ρ by {scheme_name(scheme)} before and after adjustment. {'; '.join(values)}."
+    for encoder, probe, _ in rows.pairs[: rows.n_ranked or None]:
+        own = by.xs((encoder, probe), level=PAIR)
+        left = [
+            f"{kind} {number(own.loc[kind, 'mean_rho'])} of {number(own.loc[kind, 'unadjusted_rho'])}"
+            for kind in kinds
+            if kind in own.index
+        ]
+        values.append(f"{encoder} with {probe_name(probe)}: {', '.join(left)}")
+    return f"Dot plot of mean ρ by {scheme_name(scheme)} after and before adjustment. {'; '.join(values)}."
 
 
 @styled
