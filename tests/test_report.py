@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from wsibench import assembly, cohort, figures, ranking, regression, report, tiling
-from wsibench.artefacts import Failure, record_failures
+from wsibench.artefacts import Failure, record_failures, writing
 from wsibench.errors import NotReady
+from wsibench.figures import plates, stage
 from wsibench.study import Study
 
 BOARD = boards.leaderboard(boards.scores())
@@ -60,7 +61,7 @@ def write_study(folder, **sections):
         "controls": ["site"],
         "folds": {"n": 4},
         "probes": ["ridge"],
-        "ranking": {"bootstrap": 100, "permutations": {}},
+        "ranking": {"bootstrap": 100, "permutations": {"ridge": 5}},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
     return Study.load(folder.name)
@@ -100,7 +101,9 @@ def page_of(study):
 
 
 def test_page_of_a_ranked_study(ranked):
-    figures.draw(ranked)
+    drawn = set(figures.draw(ranked)["figure"])
+    assert {"differences", "significant"} <= drawn
+    assert "encoder_by_probe" not in drawn  # there is one probe
     text = page_of(ranked)
     assert not LOADED.search(text)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
@@ -108,7 +111,7 @@ def test_page_of_a_ranked_study(ranked):
     assert ranked.key in text
     assert "sharp with ridge stands first" in text
     page = Page(text)
-    assert len(page.images) == len(figures.draw(ranked)) >= 6
+    assert len(page.images) == len(drawn)
     assert all(len(image["alt"]) > 60 and image["src"].startswith("data:image/") for image in page.images)
     for link in page.links:
         assert (ranked.figures / link).exists(), link
@@ -123,6 +126,31 @@ def test_page_of_a_ranked_study(ranked):
         assert row[4:6] == [" to ".join(numbers[1:3]), numbers[3]]
         assert row[7] == expected.tcga
     assert (ranked.figures / "leaderboard.csv").read_bytes() == ranked.leaderboard_csv.read_bytes()
+
+
+def test_tables_that_a_study_has_are_drawn_and_told(ranked, monkeypatch):
+    names = {"sets": "gene_sets", "adjusted": "adjusted", "spread": "spread", "targets": "targets"}
+    theirs = tuple(plate for plate in plates.PLATES if plate.name in names.values())
+    for room in (plates, stage):
+        monkeypatch.setattr(room, "PLATES", theirs)  # the others are drawn in other tests
+    board = ranking.read(ranked, "leaderboard")
+    made = {name: getattr(boards, name)(board) for name in names}
+    for name, table in made.items():
+        monkeypatch.setitem(ranking.TABLES, name, list(table.columns))
+    for artefact in ranking.expected(ranked):
+        if artefact.path.stem in made:
+            with writing(artefact) as path:
+                made[artefact.path.stem].to_csv(path, index=False)
+    assert set(figures.draw(ranked)["figure"]) == set(names.values())
+    page = Page(page_of(ranked))
+    told = {tuple(row[:2]) for row in page.rows if row}
+    assert {("immune", "sharp · ridge"), ("sharp · ridge", "blunt · ridge"), ("purity", "Spearman ρ")} <= told
+    # The tables go as they came, and what was drawn from them goes along.
+    for name in names:
+        monkeypatch.delitem(ranking.TABLES, name)
+    assert figures.draw(ranked).empty
+    assert not (ranked.figures / "gene_sets.png").exists()
+    assert ("immune", "sharp · ridge") not in {tuple(row[:2]) for row in Page(page_of(ranked)).rows if row}
 
 
 def test_page_says_what_was_left_out_and_what_did_not_apply(ranked):
