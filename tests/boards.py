@@ -1,18 +1,49 @@
 """Tables as the ranking leaves them, from scores made up for eight encoders, for tests of figures and report."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
+
+from wsibench.figures.significance import null_histogram
 
 ENCODERS = {"h-optimus-0": 0.9, "uni": 0.85, "phikon": 0.8, "medsiglip": 0.7, "dinov2-large": 0.6}
 CONTROLS = {"colour": 0.4, "random-vit": 0.35, "site": 0.0}
 TCGA = {"phikon": "yes", "medsiglip": "yes", "site": "unknown"}
 SCHEMES = ["random-patient", "preserved-site"]
 GROUPS = {"size_0.3": 0.3, "size_0.8": 0.8, "stroma_0.5": 0.5, "site": 0.0, "null": 0.0}
+LONG = {
+    "prov-gigapath-slide": 0.95, "virchow2-class-token": 0.93, "conch-v1.5-titan": 0.9, "hibou-large": 0.88,
+    "h-optimus-0": 0.9, "uni": 0.85, "phikon": 0.8, "medsiglip": 0.7, "dinov2-large": 0.6,
+}  # fmt: skip
+"""Nine encoders, some of which wsibench does not know."""
+SETS = ("HALLMARK_E2F_TARGETS", "HALLMARK_ESTROGEN_RESPONSE_EARLY", "immune", "pam50", "proliferation")
+ADJUSTMENTS = [
+    "none",
+    "within subtype",
+    "given subtype",
+    "given purity",
+    "given immune",
+    "without 1 PC",
+    "without 3 PCs",
+]
+TARGETS = {
+    "purity": "continuous",
+    "leukocyte_fraction": "continuous",
+    "subtype": "categorical",
+    "ER_status": "categorical",
+}
 STUDY_KEY = "12345e678901"
 """Looks like a number, as one hash in a few hundred does."""
 
 
-def scores(probes: tuple[str, ...] = ("ridge", "abmil"), seed: int = 0, genes: int = 12) -> pd.DataFrame:
+def scores(
+    probes: tuple[str, ...] = ("ridge", "abmil"),
+    seed: int = 0,
+    genes: int = 12,
+    encoders: dict[str, float] = ENCODERS | CONTROLS,
+) -> pd.DataFrame:
     """scores.parquet: controls that see no tiles have no attention MIL."""
     rng = np.random.default_rng(seed)
     names = [f"{group}-{i}" for group in GROUPS for i in range(genes)]
@@ -20,7 +51,7 @@ def scores(probes: tuple[str, ...] = ("ridge", "abmil"), seed: int = 0, genes: i
     ceilings = np.repeat(list(GROUPS.values()), genes)
     frames = []
     for scheme in SCHEMES:
-        for encoder, skill in (ENCODERS | CONTROLS).items():
+        for encoder, skill in encoders.items():
             for probe in probes[:1] if encoder == "site" else probes:
                 rho = skill * ceilings * (0.9 if probe == "abmil" else 1) + rng.normal(0, 0.08, len(names))
                 frames.append(
@@ -96,3 +127,94 @@ def curves(encoders: list[str]) -> pd.DataFrame:
         for seed in range(2)
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def differences(board: pd.DataFrame) -> pd.DataFrame:
+    """differences.csv: far ones are told apart, the nearest are equal in practice."""
+    rows = []
+    for scheme, part in board[board["rank"].notna()].groupby("scheme"):
+        for a, b in combinations(part.sort_values("rank").itertuples(), 2):
+            delta = a.mean_rho - b.mean_rho
+            rows.append({
+                "scheme": scheme, "encoder_a": a.encoder, "probe_a": a.probe, "encoder_b": b.encoder,
+                "probe_b": b.probe, "delta": delta, "ci_low": delta - 0.02, "ci_high": delta + 0.02,
+                "p": np.exp(-300 * delta), "p_holm": min(1, 20 * np.exp(-300 * delta)), "p_rope": np.exp(-40 * delta),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _crossed(board: pd.DataFrame, column: str, values: list) -> pd.DataFrame:
+    """A row for each of the board's and each value."""
+    return board[["scheme", "encoder", "probe", "mean_rho"]].merge(pd.DataFrame({column: values}), how="cross")
+
+
+def sets(board: pd.DataFrame, names: tuple[str, ...] = SETS) -> pd.DataFrame:
+    """sets.csv: some sets far above random ones, the last without any random ones."""
+    table = _crossed(board, "set", list(names))
+    position = table["set"].map({name: i for i, name in enumerate(names)})
+    table["n_genes"], table["n_missing"] = 20 + 17 * position, position % 3
+    centre, half = table["mean_rho"], 0.3 / np.sqrt(table["n_genes"])
+    random = {"random_mean": centre, "random_low": centre - half, "random_high": centre + half, "p_random": 0.01}
+    table = table.assign(**random)
+    table.loc[position == len(names) - 1, list(random)] = np.nan
+    table["mean_rho"] = centre + 0.15 * np.cos(position) * centre / 0.3
+    return table.assign(ci_low=table["mean_rho"] - 0.04, ci_high=table["mean_rho"] + 0.04)
+
+
+def adjusted(board: pd.DataFrame) -> pd.DataFrame:
+    """adjusted.csv: every adjustment takes more than the one before; subtypes are known of fewer patients."""
+    table = _crossed(board, "adjustment", ADJUSTMENTS)
+    step = table["adjustment"].map({name: i for i, name in enumerate(ADJUSTMENTS)})
+    table = table.rename(columns={"mean_rho": "unadjusted_rho"})
+    table["mean_rho"] = table["unadjusted_rho"] * (1 - 0.1 * step)
+    patients = np.where(table["adjustment"].str.contains("subtype"), 180, 212)
+    return table.assign(n_patients=patients, n_genes=60, median_rho=table["mean_rho"])
+
+
+def spread(board: pd.DataFrame) -> pd.DataFrame:
+    """spread.csv: ridge has no seeds."""
+    table = board[["scheme", "encoder", "probe", "mean_rho", "median_rho"]].copy()
+    size = 0.01 + 0.02 * table["mean_rho"].abs()
+    seeds = np.where(table["probe"] == "abmil", size / 4, np.nan)
+    table = table.assign(sd_patients=size, sd_splits=size / 2, sd_seeds=seeds, n_splits=5)
+    return table.assign(n_seeds=np.where(table["probe"] == "abmil", 3, 1))
+
+
+def sites(board: pd.DataFrame) -> pd.DataFrame:
+    """sites.csv: what reads expression well gives the site away as well."""
+    best = board[board["encoder"] != "site"].groupby("encoder", sort=False)["mean_rho"].max().reset_index()
+    accuracy = (0.1 + 1.8 * best["mean_rho"]).clip(0.05, 0.95)
+    table = best[["encoder"]].assign(n_patients=212, n_sites=16, balanced_accuracy=accuracy)
+    table = table.assign(ci_low=accuracy - 0.05, ci_high=accuracy + 0.04, chance=1 / 16)
+    return table.assign(auroc=0.5 + accuracy / 2)
+
+
+def targets(board: pd.DataFrame, names: dict[str, str] = TARGETS) -> pd.DataFrame:
+    """targets.csv: two measures a target, chance at 0 for correlations and at one in the number of classes."""
+    chances = {"spearman": 0.0, "r2": 0.0, "auroc": 0.5, "balanced_accuracy": 1 / 3}
+    frames = []
+    for target, kind in names.items():
+        for measure in ("spearman", "r2") if kind == "continuous" else ("balanced_accuracy", "auroc"):
+            own = board[["scheme", "encoder", "probe"]].assign(target=target, kind=kind, measure=measure)
+            own["score"] = chances[measure] + board["mean_rho"] * (1 if measure != "r2" else 0.4)
+            own = own.assign(ci_low=own["score"] - 0.05, ci_high=own["score"] + 0.05, chance=chances[measure])
+            frames.append(own.assign(n_patients=198, n_classes=3 if kind == "categorical" else np.nan))
+    return pd.concat(frames, ignore_index=True)
+
+
+def permuted(table: pd.DataFrame) -> pd.DataFrame:
+    """Histograms of ρ under permuted pairing of the pairs of the primary scheme."""
+    rng = np.random.default_rng(3)
+    pairs = table[["encoder", "probe"]].drop_duplicates()
+    each = [
+        null_histogram(rng.normal(0, 0.08, (20, 60))).assign(encoder=row.encoder, probe=row.probe)
+        for row in pairs.itertuples()
+    ]
+    return pd.concat(each, ignore_index=True)
+
+
+def tested(table: pd.DataFrame) -> pd.DataFrame:
+    """scores.parquet with p and q; attention MIL was not permuted."""
+    p = norm.sf(table["rho"] / 0.08).clip(1e-6)
+    tested = table["probe"] != "abmil"
+    return table.assign(p=np.where(tested, p, np.nan), q=np.where(tested, np.minimum(1, 3 * p), np.nan))

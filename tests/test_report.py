@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from wsibench import assembly, cohort, figures, ranking, regression, report, tiling
-from wsibench.artefacts import Failure, record_failures
+from wsibench.artefacts import Failure, record_failures, writing
 from wsibench.errors import NotReady
+from wsibench.figures import plates, stage
 from wsibench.run import leaderboard_text
 from wsibench.study import Study
 
@@ -61,7 +62,7 @@ def write_study(folder, **sections):
         "controls": ["site"],
         "folds": {"n": 4},
         "probes": ["ridge"],
-        "ranking": {"bootstrap": 100, "permutations": {}},
+        "ranking": {"bootstrap": 100, "permutations": {"ridge": 5}},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
     return Study.load(folder.name)
@@ -101,7 +102,9 @@ def page_of(study):
 
 
 def test_page_of_a_ranked_study(ranked):
-    figures.draw(ranked)
+    drawn = set(figures.draw(ranked)["figure"])
+    assert {"differences", "significant"} <= drawn
+    assert "encoder_by_probe" not in drawn  # there is one probe
     text = page_of(ranked)
     assert not LOADED.search(text)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
@@ -109,7 +112,7 @@ def test_page_of_a_ranked_study(ranked):
     assert ranked.key in text
     assert "sharp with ridge stands first" in text
     page = Page(text)
-    assert len(page.images) == len(figures.draw(ranked)) >= 6
+    assert len(page.images) == len(drawn)
     assert all(len(image["alt"]) > 60 and image["src"].startswith("data:image/") for image in page.images)
     for link in page.links:
         assert (ranked.figures / link).exists(), link
@@ -134,6 +137,23 @@ def test_warnings_stand_above_the_board_and_under_it_in_a_terminal(ranked):
     assert f"\nwarning: preserved-site {said}" in told
     assert "\nwarning: random-patient 4 of 4 folds have fewer than 20 patients, the smallest 10" in told
     assert all(len(line) <= 100 for line in told[told.index("warning:") :].splitlines())
+
+
+def test_tables_that_a_study_has_are_drawn_and_told(ranked, monkeypatch):
+    names = {"sets": "gene_sets", "adjusted": "adjusted", "spread": "spread", "targets": "targets"}
+    theirs = tuple(plate for plate in plates.PLATES if plate.name in names.values())
+    for room in (plates, stage):
+        monkeypatch.setattr(room, "PLATES", theirs)  # the others are drawn in other tests
+    board = ranking.read(ranked, "leaderboard")
+    made = {name: getattr(boards, name)(board) for name in names}
+    for artefact in ranking.expected(ranked):
+        if artefact.path.stem in made:
+            with writing(artefact) as path:
+                made[artefact.path.stem].to_csv(path, index=False)
+    assert set(figures.draw(ranked)["figure"]) == set(names.values())
+    page = Page(page_of(ranked))
+    told = {tuple(row[:2]) for row in page.rows if row}
+    assert {("immune", "sharp · ridge"), ("sharp · ridge", "blunt · ridge"), ("purity", "Spearman ρ")} <= told
 
 
 def test_page_says_what_was_left_out_and_what_did_not_apply(ranked):

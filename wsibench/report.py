@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import assembly, caveats, cohort, embedding, figures, ranking, regression, tiling
-from wsibench.artefacts import Artefact, file_sha256, make_key, read_failures, read_meta, writing
-from wsibench.figures.plates import Plate, applying
+from wsibench import assembly, caveats, cohort, embedding, figures, findings, ranking, regression, tiling
+from wsibench.artefacts import Artefact, file_sha256, key_at, make_key, read_failures, read_meta, writing
+from wsibench.figures.plates import Plate, applying, rows
 from wsibench.figures.stage import inline
 from wsibench.figures.style import number, primary_scheme, probe_name, scheme_name, sentence_case
 from wsibench.study import Study
 
-FORMAT = 3
+FORMAT = 4
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT = TEMPLATES / "report.html.j2"
 STAGES = {
@@ -110,7 +110,8 @@ def _index(study: Study) -> Artefact:
     tables = [study.failures_csv, study.exclusions_csv, study.benchmark_exclusions_csv, study.leaderboard_csv]
     tables.append(study.warnings_csv)
     pictures = [_png(study, plate) for plate in _drawn(study)]
-    section = {"yaml": _yaml(study), "name": study.name, "pages": _pages(study)}
+    ranked = [] if ranking.not_applicable(study) else [key_at(study.leaderboard_csv)]
+    section = {"yaml": _yaml(study), "name": study.name, "pages": _pages(study), "ranked": ranked}
     made_from = [file_sha256(path) if path.exists() else "" for path in [*tables, *pictures, REPORT]]
     return Artefact(study.figures / "index.html", make_key("report", FORMAT, section, made_from))
 
@@ -135,6 +136,7 @@ def _contents(study: Study) -> dict[str, Any]:
         "interval": EXTERNAL_INTERVAL if study.parts else INTERVAL,
         "boards": [] if board is None else tables(board),
         "warnings": [] if board is None else _warnings(study),
+        "findings": [] if board is None else findings.sections(lambda table: rows(study, table), study.ranking.rope),
         "figures": _figures(study),
         "stages": _stages(study),
         "exclusions": _exclusions(study),

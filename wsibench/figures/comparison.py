@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from wsibench.figures.rows import PAIR, Rows, in_order, schemes_in_order
 from wsibench.figures.style import (
     COLUMN_MM,
     INK,
@@ -16,7 +17,6 @@ from wsibench.figures.style import (
     number,
     palette,
     primary_scheme,
-    probe_marker,
     probe_name,
     probe_order,
     scheme_name,
@@ -24,22 +24,7 @@ from wsibench.figures.style import (
     styled,
 )
 
-PAIR = ["encoder", "probe"]
 EXPOSURE_MARKS = {"yes": "†", "unknown": "?", "no": ""}
-
-
-def in_order(leaderboard: pd.DataFrame) -> list[tuple[str, str, bool]]:
-    """(encoder, probe, is control) of every row of the primary scheme: best first, controls after the ranked."""
-    board = leaderboard[leaderboard["scheme"] == primary_scheme(leaderboard["scheme"])]
-    board = board.assign(control=board["rank"].isna())
-    board = board.sort_values(["control", "mean_rho", *PAIR], ascending=[True, False, True, True])
-    return list(board[[*PAIR, "control"]].itertuples(index=False, name=None))
-
-
-def schemes_in_order(schemes: pd.Series) -> list[str]:
-    """The fold schemes, the primary one first."""
-    first = primary_scheme(schemes)
-    return [first, *(scheme for scheme in dict.fromkeys(schemes) if scheme != first)]
 
 
 def rho_text(row: pd.Series) -> str:
@@ -60,49 +45,27 @@ def forest(leaderboard: pd.DataFrame, null: pd.DataFrame | None = None) -> Figur
         As in null.csv: where the mean ρ lies when patients and expression are paired at random.
     """
     null = None if null is None or overall(null).empty else overall(null)
-    rows, schemes = in_order(leaderboard), schemes_in_order(leaderboard["scheme"])
-    n_ranked = sum(not control for *_, control in rows)
-    # A gap of half a row sets the controls apart.
-    heights = {pair[:2]: i + 0.6 * pair[2] for i, pair in enumerate(rows)}
-    fig = new_figure(PAGE_MM, 16 + 4.2 * len(rows))
+    rows, schemes = Rows.of(leaderboard, leaderboard), schemes_in_order(leaderboard["scheme"])
+    heights = rows.heights
+    fig = new_figure(PAGE_MM, 16 + 4.2 * len(heights))
     axes = fig.subplots(1, len(schemes), sharex=True, sharey=True, squeeze=False)[0]
-    colours = palette(leaderboard["encoder"])
+    exposure = leaderboard.drop_duplicates("encoder").set_index("encoder")["tcga"]
+    marks = {encoder: EXPOSURE_MARKS[value] for encoder, value in exposure.items()}
+    rows.lay(axes, rows.names(marks))
     for ax, scheme in zip(axes, schemes, strict=True):
         board = leaderboard[leaderboard["scheme"] == scheme]
         ax.set_title(sentence_case(scheme_name(scheme)))
-        ax.grid(axis="x")
         ax.axvline(0, color=MUTED, lw=0.5)
         if null is not None:
             _null_band(ax, null[null["scheme"] == scheme], heights)
-        for _, row in board.iterrows():
-            _interval(ax, row, heights[row["encoder"], row["probe"]], colours[row["encoder"]])
+        for row in board.itertuples():
+            pair = (row.encoder, row.probe)
+            rows.dot(ax, pair, row.mean_rho, heights[pair], (row.ci_low, row.ci_high))
         _numbers(ax, board, heights)
-        if 0 < n_ranked < len(rows):
-            ax.axhline(n_ranked - 0.2, color=MUTED, lw=0.4, ls=(0, (2, 2)))
         ax.set_xlabel("mean gene-wise Spearman ρ (95 % interval)")
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
-    exposure = leaderboard.drop_duplicates("encoder").set_index("encoder")["tcga"]
-    marks = {encoder: EXPOSURE_MARKS[value] for encoder, value in exposure.items()}
-    labels = [f"{encoder} {marks[encoder]}".strip() + f" · {probe_name(probe)}" for encoder, probe, _ in rows]
-    axes[0].set_yticks(list(heights.values()), labels)
-    axes[0].set_ylim(max(heights.values()) + 0.7, -0.7)
     handles = _forest_legend(rows, null is not None, set(marks.values()))
     fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
-    return described(fig, _forest_alt(leaderboard, rows, schemes, null), leaderboard)
-
-
-def _interval(ax: Axes, row: pd.Series, height: float, colour: str) -> None:
-    control = pd.isna(row["rank"])
-    ax.plot([row["ci_low"], row["ci_high"]], [height, height], color=colour, lw=1.1, solid_capstyle="butt")
-    ax.plot(
-        row["mean_rho"],
-        height,
-        probe_marker(row["probe"]),
-        color=colour,
-        mfc="white" if control else colour,
-        mew=0.8,
-    )
+    return described(fig, _forest_alt(leaderboard, rows.pairs, schemes, null), leaderboard)
 
 
 def _null_band(ax: Axes, null: pd.DataFrame, heights: dict) -> None:
@@ -124,11 +87,8 @@ def _numbers(ax: Axes, board: pd.DataFrame, heights: dict) -> None:
         ax.annotate(rho_text(row), position, xycoords=("axes fraction", "data"), va="center", fontsize=5, color=INK)
 
 
-def _forest_legend(rows: list, with_null: bool, marks: set[str]) -> list:
-    probes = sorted({probe for _, probe, _ in rows}, key=probe_order)
-    handles = [Line2D([], [], color=INK, marker=probe_marker(p), lw=0.9, label=probe_name(p)) for p in probes]
-    if any(control for *_, control in rows):
-        handles.append(Line2D([], [], color=INK, marker="o", mfc="white", lw=0.9, label="control, not ranked"))
+def _forest_legend(rows: Rows, with_null: bool, marks: set[str]) -> list:
+    handles = rows.row_legend()
     if with_null:
         handles.append(Patch(color="#d9d9d9", lw=0, label="permuted pairing, central 95 %"))
     if "†" in marks:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from wsibench.figures.comparison import PAIR, in_order, schemes_in_order
+from wsibench.figures.rows import PAIR, Rows, best_probes, in_order, schemes_in_order
 from wsibench.figures.style import (
     FAINT,
     INK,
@@ -18,8 +18,6 @@ from wsibench.figures.style import (
     new_figure,
     palette,
     probe_marker,
-    probe_name,
-    probe_order,
     scheme_name,
     sentence_case,
     styled,
@@ -44,11 +42,7 @@ def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Fi
     """
     schemes, rows = schemes_in_order(groups["scheme"]), in_order(leaderboard)
     if len(rows) > MOST_SHOWN:
-        # Too many to tell apart: every encoder with the probe that it does best with.
-        best = {}
-        for row in rows:
-            best.setdefault(row[0], row)
-        rows = list(best.values())
+        rows = best_probes(rows)  # more would not be told apart
     names = groups.drop_duplicates("group").set_index("group")
     order = sorted(names.index, key=lambda name: _group_order(name, names["ceiling"].get(name)))
     fig = new_figure(PAGE_MM, 18 + 48 * len(schemes))
@@ -72,7 +66,7 @@ def truth_against_reached(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Fi
         ax.axhline(0, color=MUTED, lw=0.5, zorder=0)
         ax.tick_params(axis="x", length=0)
     _name_groups(axes[-1], order, names["n_genes"])
-    handles = _reached_legend(rows, colours)
+    handles = [Line2D([], [], color=INK, lw=1, label="attainable"), *Rows(rows, colours).colour_legend()]
     fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), columnspacing=1.4)
     return described(fig, _reached_alt(groups, order, names["ceiling"], schemes[0], rows), groups)
 
@@ -113,19 +107,6 @@ def _ceilings(ax: Axes, ceilings: pd.Series) -> None:
             ax.axvspan(i - 0.5, i + 0.5, color=FAINT, alpha=0.5, lw=0, zorder=-1)
         if ceiling > 0:
             ax.plot([i - 0.44, i + 0.44], [ceiling, ceiling], color=INK, lw=1)
-
-
-def _reached_legend(rows: list, colours: dict[str, str]) -> list[Line2D]:
-    handles = [Line2D([], [], color=INK, lw=1, label="attainable")]
-    controls = {encoder for encoder, _, control in rows if control}
-    for encoder in dict.fromkeys(encoder for encoder, *_ in rows):
-        colour = colours[encoder]
-        face, text = ("white", f"{encoder} (control)") if encoder in controls else (colour, encoder)
-        handles.append(Line2D([], [], lw=0, marker="o", color=colour, mfc=face, label=text))
-    probes = sorted({probe for _, probe, _ in rows}, key=probe_order)
-    if len(probes) > 1:
-        handles += [Line2D([], [], lw=0, marker=probe_marker(p), color=MUTED, label=probe_name(p)) for p in probes]
-    return handles
 
 
 def _reached_alt(groups: pd.DataFrame, order: list[str], ceilings: pd.Series, scheme: str, rows: list) -> str:

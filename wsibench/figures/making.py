@@ -4,9 +4,9 @@ import anndata
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsibench import assembly, cohort, figures, ranking
-from wsibench.figures.comparison import in_order
-from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, slides_to_show
+from wsibench import assembly, cohort, figures, null, ranking, regression
+from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, rows, slides_to_show
+from wsibench.figures.rows import in_order
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name
 from wsibench.study import Study
 
@@ -24,6 +24,47 @@ def violins(study: Study) -> Figure:
 
 def rank_frequencies(study: Study) -> Figure:
     return figures.rank_frequencies(ranking.read(study, "rank_frequencies"))
+
+
+def differences(study: Study) -> Figure:
+    return figures.differences(ranking.read(study, "differences"), rope=study.ranking.rope)
+
+
+def encoder_by_probe(study: Study) -> Figure:
+    return figures.encoder_by_probe(ranking.read(study, "leaderboard"))
+
+
+def significant(study: Study) -> Figure:
+    """By the primary scheme, beside the permutations of the genes that are scored."""
+    scheme = primary_scheme(study.folds.schemes)
+    scores = pd.read_parquet(study.scores_parquet)
+    genes = scores.loc[scores["scheme"] == scheme, "gene"].unique()
+    permuted = [
+        figures.null_histogram(null.read_null(job)[genes].to_numpy()).assign(encoder=job.encoder, probe=job.probe)
+        for job in regression.jobs(study)
+        if job.scheme == scheme and null.permutations(job)
+    ]
+    return figures.significant(scores, pd.concat(permuted), ranking.read(study, "leaderboard"))
+
+
+def spread(study: Study) -> Figure:
+    return figures.spread(rows(study, "spread"), ranking.read(study, "leaderboard"))
+
+
+def site_meter(study: Study) -> Figure:
+    return figures.site_meter(rows(study, "sites"), ranking.read(study, "leaderboard"))
+
+
+def adjusted(study: Study) -> Figure:
+    return figures.adjusted(rows(study, "adjusted"), ranking.read(study, "leaderboard"))
+
+
+def gene_sets(study: Study) -> Figure:
+    return figures.gene_sets(rows(study, "sets"), ranking.read(study, "leaderboard"))
+
+
+def targets(study: Study) -> Figure:
+    return figures.targets(rows(study, "targets"), ranking.read(study, "leaderboard"))
 
 
 def site_gap(study: Study) -> Figure:

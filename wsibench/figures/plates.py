@@ -6,7 +6,9 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
-from wsibench import assembly, cohort, ranking, regression, tiling
+import pandas as pd
+
+from wsibench import assembly, cohort, ranking, regression, sites, tiling
 from wsibench.artefacts import Artefact, key_at, make_key, read_failures
 from wsibench.errors import NotReady
 from wsibench.sections import SimulatedCohort
@@ -67,6 +69,34 @@ def _done(room: ModuleType, study: Study) -> list[str] | None:
 
 def _ranked(study: Study) -> list[str] | None:
     return _done(ranking, study)
+
+
+def rows(study: Study, table: str) -> pd.DataFrame:
+    """A table of stage 06."""
+    return sites.read(study) if table == "sites" else ranking.read(study, table)
+
+
+def _with(table: str) -> Callable[[Study], list[str] | None]:
+    def keys(study: Study) -> list[str] | None:
+        found = _ranked(study)
+        return found if found and len(rows(study, table)) else None
+
+    return keys
+
+
+def _adjusted(study: Study) -> list[str] | None:
+    found = _with("adjusted")(study)
+    return found if found and (rows(study, "adjusted")["adjustment"] != "none").any() else None
+
+
+def _two_probes(study: Study) -> list[str] | None:
+    return _ranked(study) if len(study.probes) > 1 else None
+
+
+def _permuted(study: Study) -> list[str] | None:
+    keys = _ranked(study)
+    tested = keys and pd.read_parquet(study.scores_parquet, columns=["q"])["q"].notna().any()
+    return keys if tested else None
 
 
 def _competed(study: Study) -> list[str] | None:
@@ -155,10 +185,38 @@ PLATES = (
         _competed,
     ),
     Plate(
+        "differences",
+        "Which differences are real",
+        "Mean ρ of the row less that of the column, for every pair of competitors on the same draws of patients. A "
+        "pair with neither mark is undecided: neither told apart nor shown to be equal.",
+        _competed,
+    ),
+    Plate(
+        "encoder_by_probe",
+        "Whether the probe decides the rank",
+        "Mean ρ of every encoder under every probe, with its rank among the competitors under that probe. Kendall's τ "
+        "is 1 where two probes rank the encoders alike.",
+        _two_probes,
+    ),
+    Plate(
         "violins",
         "Gene-wise ρ by encoder",
         "The distribution over genes; dot and bar are median and quartiles. Hollow violins are controls.",
         _ranked,
+    ),
+    Plate(
+        "significant",
+        "How many genes are read at all",
+        "Gene-wise ρ of all genes, strong where q < .05 (share above); line: the same under permuted pairing. Each "
+        "gene is tested against its own permutations, so that strong and pale overlap.",
+        _permuted,
+    ),
+    Plate(
+        "spread",
+        "What moves the score",
+        "SD of the mean ρ when patients are drawn anew (bootstrap), when they are divided into folds anew, and when "
+        "the probe is fitted with other seeds. A dash: there was one of it.",
+        _with("spread"),
     ),
     Plate(
         "site_gap",
@@ -166,6 +224,33 @@ PLATES = (
         "Mean ρ when held-out patients come from sites that were trained on (random-patient folds), and when they come "
         "from new ones (preserved-site folds). What is lost between the two was knowledge of the site.",
         _both_schemes,
+    ),
+    Plate(
+        "site_meter",
+        "How well features give the site away",
+        "Left: how well the site is told from the features, beside chance. Right: what the mean ρ loses when sites are "
+        "new. An encoder that is high on both scores with what it knows of the site.",
+        _with("sites"),
+    ),
+    Plate(
+        "adjusted",
+        "What is left after adjustment",
+        "Mean ρ (marker) once subtype, purity or the main axes of expression are taken out, of the same patients and "
+        "genes as before (tick), and the share that is left.",
+        _adjusted,
+    ),
+    Plate(
+        "gene_sets",
+        "Gene sets",
+        "Mean ρ of each set (number of genes) with its 95 % interval. Grey: random sets of as many genes; a set beyond "
+        "its band is read better, or worse, than any genes would be.",
+        _with("sets"),
+    ),
+    Plate(
+        "targets",
+        "Targets other than genes",
+        "Scores of targets that the study declares, with their 95 % intervals; dashed: chance.",
+        _with("targets"),
     ),
     Plate(
         "truth_against_reached",

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from wsibench.figures.comparison import PAIR, in_order, schemes_in_order
+from wsibench.figures.rows import PAIR, in_order, schemes_in_order
 from wsibench.figures.style import (
     COLUMN_MM,
     FAINT,

@@ -152,6 +152,21 @@ def new_figure(width_mm: float, height_mm: float) -> Figure:
     return Figure(figsize=(width_mm / 25.4, min(height_mm, MOST_HIGH_MM) / 25.4), layout="constrained")
 
 
+def headed(fig: Figure, text: str) -> None:
+    """Say over all panels what they have in common."""
+    fig.suptitle(sentence_case(text), x=0.02, ha="left", fontsize=6.5)
+
+
+def left_out(shown: int, of: int, what: str) -> str:
+    """What follows a heading where a page does not hold all there is; empty where it does."""
+    return f"; {shown} of {of} {what}, all of them in the CSV" if shown < of else ""
+
+
+def per_cent(share: float) -> str:
+    """``53 %``."""
+    return f"{share:.0%}".replace("%", " %")
+
+
 def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the house style, whatever the caller's matplotlib settings are."""
 
