@@ -11,6 +11,7 @@ import pandas as pd
 
 from wsibench.artefacts import Artefact, make_key, writing
 from wsibench.compute import map_slides
+from wsibench.fusion import Fusion
 from wsibench.probes import offer
 from wsibench.regression import Job, fit, jobs, load
 from wsibench.scores import fold_spearman, permutation_within
@@ -23,9 +24,9 @@ COLUMNS = 100_000
 """Most permuted targets fitted at once, side by side, by a probe that fits each by itself."""
 
 
-def permutations(job: Job) -> int:
-    """How many refits the study wants of the job's probe."""
-    return job.study.ranking.permutations.get(job.probe, 0)
+def permutations(job: Job | Fusion) -> int:
+    """How many refits the study wants of the job's probe; a fusion is not refitted."""
+    return job.study.ranking.permutations.get(job.probe, 0) if isinstance(job, Job) else 0
 
 
 def artefact(job: Job) -> Artefact:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import bootstrap, measures, null, scores
+from wsibench import bootstrap, fusion, measures, null, scores
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -49,19 +49,20 @@ TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, scores.parquet, and the tables of `TABLES`.
+    """Fused predictions, the null's tables, scores.parquet, and the tables of `TABLES`.
 
     Raises
     ------
     NotReady
         When the benchmark has not been assembled.
     """
-    predictions = [artefact.key for artefact in predictions_expected(study)]
+    fused = fusion.expected(study)
+    predictions = [artefact.key for artefact in [*predictions_expected(study), *fused]]
     nulls = null.expected(study)
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
     key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in nulls)])
     paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
-    return [*nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
+    return [*fused, *nulls, *(Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths)]
 
 
 def _path(study: Study, table: str) -> Path:
@@ -110,6 +111,7 @@ def rank(study: Study) -> pd.DataFrame:
     late = [job.artefact for job in jobs(study) if job.artefact.due()]
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
+    fusion.fuse(study)
     null.permute(study)
     artefacts = expected(study)
     made = [
@@ -158,7 +160,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
     }
 
 
-def _permuted(arm: Arm, job: Job) -> np.ndarray | None:
+def _permuted(arm: Arm, job: Job | fusion.Fusion) -> np.ndarray | None:
     """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
     return null.read_null(job)[arm.genes.index.to_numpy(str)].to_numpy() if null.permutations(job) else None
 

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -33,6 +33,10 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 """The clone that this package runs from: where notebooks/, data/ and figures/ lie."""
 
 
+FUSION = "fusion"
+"""What the mean of several encoders' predictions is called among the encoders."""
+
+
 class Study(Section):
     """A study as its study.yaml states it.  Read one with `Study.load`."""
 
@@ -53,6 +57,8 @@ class Study(Section):
     folds: Folds = Folds()
     probes: list[str] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
+    fusion: list[str] | Literal["all"] = []
+    """Encoders and features tables whose predictions are averaged, as a competitor of its own."""
     ranking: Ranking = Ranking()
     limits: Limits = Limits()
 
@@ -108,6 +114,17 @@ class Study(Section):
         both = sorted(set(self.encoders + self.controls) & set(self.features))
         if both:
             raise StudyError(f"{self._yaml}: {', '.join(both)} stands both under encoders and under features.")
+        competing = [*self.encoders, *self.features]
+        if FUSION in (*competing, *self.controls):
+            raise StudyError(f"{self._yaml}: {FUSION!r} is what fused encoders are called.", "Choose another name.")
+        unknown = [name for name in self.fused if name not in competing]
+        if unknown or (self.fusion and len(set(self.fused)) < 2):
+            raise StudyError(
+                f"{self._yaml}: fusion needs at least two encoders or features tables, not {', '.join(self.fused)}."
+                if not unknown
+                else f"{self._yaml}: fusion names {', '.join(unknown)}, which does not compete in this study.",
+                f"Choose among {', '.join(competing)}.",
+            )
         for text in self._paths():
             self.resolve(text)
 
@@ -159,6 +176,11 @@ class Study(Section):
     def key(self) -> str:
         """First 12 hex digits of the sha256 of everything in study.yaml but its title."""
         return digest(self.model_dump(mode="json", exclude={"title"}))[:12]
+
+    @property
+    def fused(self) -> list[str]:
+        """Encoders and features tables that are fused."""
+        return [*self.encoders, *self.features] if self.fusion == "all" else self.fusion
 
     @property
     def streamed(self) -> bool:

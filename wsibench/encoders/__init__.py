@@ -19,7 +19,7 @@ from wsibench.encoders.own import own_encoder
 from wsibench.encoders.registry import ENCODERS, Encoder, Known
 from wsibench.errors import StudyError, WeightsError
 from wsibench.sections import FeatureFolder
-from wsibench.study import Study
+from wsibench.study import FUSION, Study
 
 PATIENT_LEVEL = ("site", "oracle")
 """Controls that are one vector a patient, made at assembly: no tile is encoded for them."""
@@ -63,6 +63,9 @@ def tile_encoders(study: Study) -> list[Encoder]:
 
 def tcga(study: Study, name: str) -> Known:
     """Whether TCGA was in the training data of an encoder, a control or a feature table of `study`."""
+    if name == FUSION:
+        said = {tcga(study, member) for member in study.fused}
+        return "yes" if "yes" in said else "unknown" if "unknown" in said else "no"
     if name in study.features:
         return study.features[name].tcga
     if name in study.own:
