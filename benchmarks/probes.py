@@ -8,10 +8,11 @@ left out one by one, the only way it offers; penalties and standardisation are t
 fit are compared where both chose the same penalty.
 sklearn is run for `--peer-fits` of the fits and extrapolated.  `--full`: 20,000 genes, 1,000 patients, 5 encoders.
 
-Attention MIL: epochs of the probe's network and recipe, without dropout, on packed bags and with a forward pass a
-bag; float32, the same start and the same order of patients.  Beside them, what the probe does not do: packed bags
-with the matrix products of tiles in bfloat16 and sums in float32.  The bags are those of a study with its defaults,
-after PCA, and larger ones of a wider network.
+Attention MIL: epochs as the probe trains them, in float32 and, where the CPU has instructions for it (or with
+`--bfloat16`), with the products of tiles in bfloat16, against a plain loop: a forward pass a bag in float32, torch's
+own dropout and AdamW.  They have the same start and the same order of patients; losses are compared over further
+epochs without dropout, whose draws differ.  The bags are those of a study with its defaults, after PCA, and larger
+ones of a wider network.
 
 Prints CPU seconds (getrusage, one thread) and peak memory, every way in a process of its own.
 """
@@ -29,7 +30,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from wsibench.probes.network import Tiles
+    from wsibench.sections import Abmil
 
 FOLDS = 5
 GOAL_CPU_S, GOAL_GB, GOAL_RATIO, GOAL_EPOCH = 180, 2.0, 3.0, 1.7
@@ -97,53 +103,73 @@ def ridge(way: str, asked: argparse.Namespace, kept: Path) -> dict[str, float]:
 
 
 def attention(way: str, network: str) -> dict:
-    """Epochs of attention MIL one way: CPU seconds an epoch, and the losses."""
+    """Epochs of attention MIL one way: CPU seconds an epoch with dropout, and the losses without."""
     import torch
-    from torch.nn.functional import mse_loss
 
-    from wsibench.probes.abmil import GatedAttention, Tiles
+    from wsibench.probes.network import GatedAttention, Tiles
     from wsibench.sections import Abmil
 
     torch.set_num_threads(1)
     size = NETWORKS[network]
-    settings = Abmil(embed=size["embed"], attention=size["attention"], dropout=0.0)
     rng = np.random.default_rng(0)
     bags = [rng.standard_normal((size["tiles"], size["width"]), np.float32) for _ in range(size["patients"])]
     z = torch.from_numpy(rng.standard_normal((size["patients"], size["genes"]), np.float32))
     z += torch.from_numpy(np.stack([bag[:, :1].mean(axis=0) * np.sqrt(size["tiles"]) for bag in bags]))
-    torch.manual_seed(0)
-    model = GatedAttention(size["width"], size["genes"], settings)
-    if way == "bfloat16":
-        for layer in (model.embed, model.tanh, model.gate):
-            in_bfloat16(layer)
+    tiles = Tiles.pack(bags, torch.device("cpu"), torch.bfloat16 if way == "bfloat16" else torch.float32)
+    del bags
+    found = {}
+    for dropout in (Abmil().dropout, 0.0):
+        settings = Abmil(embed=size["embed"], attention=size["attention"], dropout=dropout)
+        torch.manual_seed(0)
+        model = GatedAttention(size["width"], size["genes"], settings)
+        batches = np.array_split(rng.permutation(size["patients"]), -(-size["patients"] // settings.batch))
+        epoch = (loop_of if way == "loop" else probe_of)(model, tiles, z, batches, settings)
+        started = _cpu()
+        losses = [epoch() for _ in range(EPOCHS)]
+        if dropout:
+            found["cpu_s"] = (_cpu() - started) / EPOCHS
+        else:
+            found["losses"] = losses
+    return found | {"peak_gb": _peak()}
+
+
+def probe_of(
+    model: "nn.Module", tiles: "Tiles", z: "Tensor", batches: list, settings: "Abmil"
+) -> "Callable[[], float]":
+    """An epoch as the probe trains it."""
+    import torch
+
+    from wsibench.probes.abmil import optimiser_of, train_epoch
+
+    optimiser = optimiser_of(model, settings)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
+    return lambda: train_epoch(model, tiles, z, batches, optimiser, schedule)
+
+
+def loop_of(model: "nn.Module", tiles: "Tiles", z: "Tensor", batches: list, settings: "Abmil") -> "Callable[[], float]":
+    """An epoch with a forward pass a bag."""
+    import torch
+    from torch.nn import functional
+
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    tiles = Tiles.pack(bags, torch.device("cpu"))
-    losses, started = [], _cpu()
-    for _ in range(EPOCHS):
+    bags = torch.tensor_split(tiles.x, torch.from_numpy(tiles.start[1:-1]))
+
+    def forward(x: "Tensor") -> "Tensor":
+        h = functional.dropout(torch.relu(model.embed(x)), settings.dropout)
+        score = model.score(torch.tanh(model.tanh(h)) * torch.sigmoid(model.gate(h)))
+        return model.head((torch.softmax(score, dim=0) * h).sum(dim=0))
+
+    def epoch() -> float:
         loss = 0.0
-        for patients in np.array_split(rng.permutation(size["patients"]), -(-size["patients"] // settings.batch)):
-            steps = [patients] if way != "loop" else patients[:, None]
-            predicted = torch.cat([model(*tiles.batch(step))[0] for step in steps])
-            missed = mse_loss(predicted, z[patients])
+        for patients in batches:
+            missed = functional.mse_loss(torch.stack([forward(bags[i]) for i in patients]), z[patients])
             optimiser.zero_grad()
             missed.backward()
             optimiser.step()
-            loss += missed.item() * len(patients) / size["patients"]
-        losses.append(loss)
-    return {"cpu_s": (_cpu() - started) / EPOCHS, "losses": losses, "peak_gb": _peak()}
+            loss += missed.item() * len(patients) / len(z)
+        return loss
 
-
-def in_bfloat16(layer: "nn.Module") -> None:
-    """Let a layer multiply in bfloat16; what comes out is float32, since sums over a thousand tiles need it."""
-    import torch
-
-    forward = layer.forward
-
-    def cast(x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return forward(x).float()
-
-    layer.forward = cast
+    return epoch
 
 
 def _cpu() -> float:
@@ -164,7 +190,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--encoders", type=int, default=1)
     parser.add_argument("--peer-fits", type=int, default=FOLDS, help="fits that sklearn is timed for")
+    parser.add_argument("--skip-ridge", action="store_true")
     parser.add_argument("--skip-attention", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="time it even where the CPU has no instructions for it")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--network", help=argparse.SUPPRESS)
     parser.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
@@ -207,24 +235,36 @@ def compare_ridge(asked: argparse.Namespace) -> None:
         print(f"  goals: {GOAL_CPU_S} CPU s and {GOAL_GB:.0f} GB")
 
 
-def compare_attention() -> None:
-    """Measure attention MIL both ways, print the table."""
+def compare_attention(asked: argparse.Namespace) -> None:
+    """Measure attention MIL each way, print the table."""
+    import torch
+
+    from wsibench.probes.network import product_type
+
+    taken = str(product_type("auto", torch.device("cpu"))).removeprefix("torch.")
+    ways = ["loop", "float32", *(["bfloat16"] if taken == "bfloat16" or asked.bfloat16 else [])]
     for network, size in NETWORKS.items():
         print(f"attention MIL, {network}: " + ", ".join(f"{name} {value}" for name, value in size.items()))
-        found = {way: measured("--way", way, "--network", network) for way in ("packed", "loop", "bfloat16")}
-        for way, row in found.items():
+        found = {}
+        for way in ways:
+            found[way] = row = measured("--way", way, "--network", network)
+            said = "  (what the probe does on this CPU)" if way == taken else ""
             print(
-                f"  {way:<10} {row['cpu_s']:>8.2f} CPU s an epoch  peak {row['peak_gb']:.2f} GB  "
-                f"loss {row['losses'][0]:.3f} → {row['losses'][-1]:.3f}",
+                f"  {way:<10} {row['cpu_s']:>8.3f} CPU s an epoch  peak {row['peak_gb']:.2f} GB  "
+                f"loss {row['losses'][0]:.3f} → {row['losses'][-1]:.3f}{said}",
                 flush=True,
             )
-        losses = {way: np.array(row["losses"]) for way, row in found.items()}
-        for way in ("loop", "bfloat16"):
-            gap = np.abs(losses[way] / losses["packed"] - 1).max()
-            print(f"  {way} against packed, losses of {EPOCHS} epochs: {gap:.1e} apart at most, relatively")
-        cpu_s = {way: row["cpu_s"] for way, row in found.items()}
-        print(f"  loop / packed {cpu_s['loop'] / cpu_s['packed']:.2f} × (goal {GOAL_EPOCH} ×)")
-        print(f"  loop / packed bfloat16 {cpu_s['loop'] / cpu_s['bfloat16']:.2f} ×", flush=True)
+        loop = found.pop("loop")
+        for way, row in found.items():
+            gap = np.abs(np.array(row["losses"]) / loop["losses"] - 1).max()
+            goal = f" (goal {GOAL_EPOCH} ×)" if way == taken else ""
+            print(
+                f"  loop / {way} {loop['cpu_s'] / row['cpu_s']:.2f} ×{goal}; "
+                f"losses of {EPOCHS} epochs differ by {gap:.1e} at most, relatively",
+                flush=True,
+            )
+    if taken != "bfloat16":
+        print("  This CPU has no instructions for bfloat16, so the probe takes float32 here.")
 
 
 def main() -> None:
@@ -235,9 +275,10 @@ def main() -> None:
     elif asked.way:
         print(json.dumps(ridge(asked.way, asked, asked.kept)))
     else:
-        compare_ridge(asked)
+        if not asked.skip_ridge:
+            compare_ridge(asked)
         if not asked.skip_attention:
-            compare_attention()
+            compare_attention(asked)
 
 
 if __name__ == "__main__":

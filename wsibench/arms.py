@@ -8,9 +8,10 @@ import pandas as pd
 from wsibench import scores
 from wsibench.assembly import read_benchmark
 from wsibench.errors import CohortError
+from wsibench.fusion import Fusion, fusions
 from wsibench.regression import Job, jobs, read_predictions
 from wsibench.sections import Scheme
-from wsibench.study import Study
+from wsibench.study import FUSION, Study
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Arm:
 
     study: Study
     scheme: Scheme
-    jobs: list[Job]
+    jobs: list[Job | Fusion]
     ranked: np.ndarray
-    """Which of the jobs compete: encoders and features tables, not controls."""
+    """Which of the jobs compete: encoders, features tables and their fusion, not controls."""
     patients: np.ndarray
     """Their ids, (patients,)."""
     measured: np.ndarray
@@ -76,7 +77,7 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         When no gene varies in every fold, or no fold has more than three patients.
     """
     benchmark = read_benchmark(study)
-    competing = [job for job in jobs(study) if job.scheme == scheme]
+    competing = [job for job in [*jobs(study), *fusions(study)] if job.scheme == scheme]
     predictions = [read_predictions(job) for job in competing]
     if study.parts:  # the training patients are not predicted
         benchmark = benchmark[predictions[0].obs_names].copy()
@@ -103,7 +104,7 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         study,
         scheme,
         competing,
-        np.array([job.encoder in (*study.encoders, *study.features) for job in competing]),
+        np.array([job.encoder in (*study.encoders, *study.features, FUSION) for job in competing]),
         benchmark.obs_names.to_numpy(str)[counted],
         benchmark.X[counted][:, genes],
         [adata.X[counted][:, genes] for adata in predictions],

@@ -21,6 +21,7 @@ import pandas as pd
 
 from wsibench.artefacts import Artefact, make_key, writing
 from wsibench.compute import map_slides
+from wsibench.fusion import Fusion
 from wsibench.probes import offer
 from wsibench.regression import Job, fit, jobs, load
 from wsibench.scores import fold_spearman, permutation_within
@@ -41,10 +42,11 @@ Kind = Literal["within-site", "free"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def permutations(job: Job, kind: Kind = "within-site") -> int:
-    """How many refits the study wants of the job's probe."""
+def permutations(job: Job | Fusion, kind: Kind = "within-site") -> int:
+    """How many refits the study wants of the job's probe; a fusion is not refitted."""
     ranking = job.study.ranking
-    return (ranking.permutations if kind == "within-site" else ranking.free_permutations).get(job.probe, 0)
+    wanted = ranking.permutations if kind == "within-site" else ranking.free_permutations
+    return wanted.get(job.probe, 0) if isinstance(job, Job) else 0
 
 
 def artefact(job: Job, kind: Kind = "within-site") -> Artefact:

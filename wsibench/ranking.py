@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import adjusted, bootstrap, correlated, genesets, halves, measures, null, scores, spread, targets
+from wsibench import adjusted, bootstrap, correlated, fusion, genesets, halves, measures, null, scores, spread, targets
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -58,15 +58,16 @@ TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The null's tables, predictions of targets, how well sites are told, warnings, and the tables of `TABLES`.
+    """Fused predictions, the null's, targets, how well sites are told, warnings, and the tables of `TABLES`.
 
     Raises
     ------
     NotReady
         When the benchmark has not been assembled.
     """
-    predictions = [artefact.key for artefact in predictions_expected(study)]
-    made = [*null.expected(study), *targets.expected(study)]
+    fused = fusion.expected(study)
+    predictions = [artefact.key for artefact in [*predictions_expected(study), *fused]]
+    made = [*fused, *null.expected(study), *targets.expected(study)]
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
     read_from = [*genesets.identities(study), *adjusted.identities(study)]
     key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in made), *read_from])
@@ -122,6 +123,7 @@ def rank(study: Study) -> pd.DataFrame:
     late = [job.artefact for job in jobs(study) if job.artefact.due()]
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
+    fusion.fuse(study)
     null.permute(study)
     targets.measure(study)
     measure_sites(study)
@@ -184,7 +186,7 @@ def _draws(arm: Arm, estimate: np.ndarray, members: np.ndarray) -> np.ndarray:
     return bootstrap.confidence_draws(estimate, sampled, widening=widening)
 
 
-def _permuted(arm: Arm, job: Job, kind: null.Kind) -> np.ndarray | None:
+def _permuted(arm: Arm, job: Job | fusion.Fusion, kind: null.Kind) -> np.ndarray | None:
     """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
     if not null.permutations(job, kind):
         return None

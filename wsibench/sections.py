@@ -265,6 +265,10 @@ class Abmil(Section):
     """Epochs without a better inner validation before training stops."""
     seeds: int = Field(3, ge=1)
     """Networks that are averaged."""
+    head_components: int | None = Field(None, ge=1)
+    """Principal components of the training patients' expression that the head predicts; null predicts every gene."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the products of tiles; ``auto`` is bfloat16 where the device multiplies it natively."""
 
 
 class Ranking(Section):

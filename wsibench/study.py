@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -39,6 +39,10 @@ AFTER_ASSEMBLY = {"folds", "probes", "abmil", "ranking", "limits"}
 """Sections that leave a study's benchmark as it is, and with it the studies that it is a part of."""
 
 
+FUSION = "fusion"
+"""What the mean of several encoders' predictions is called among the encoders."""
+
+
 class Study(Section):
     """A study as its study.yaml states it.  Read one with `Study.load`."""
 
@@ -68,6 +72,8 @@ class Study(Section):
     folds: Folds = Folds()
     probes: list[str] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
+    fusion: list[str] | Literal["all"] = []
+    """Encoders and features tables whose predictions are averaged, as a competitor of its own."""
     ranking: Ranking = Ranking()
     limits: Limits = Limits()
 
@@ -132,6 +138,17 @@ class Study(Section):
         if "external" in self.folds.schemes and not self._parts:
             raise StudyError(
                 f"{self._yaml}: the scheme external is for a study with `train` and `test`.", "See docs/external.md."
+            )
+        competing = [*self.encoders, *self.features]
+        if FUSION in (*competing, *(self.controls or [])):
+            raise StudyError(f"{self._yaml}: {FUSION!r} is what fused encoders are called.", "Choose another name.")
+        unknown = [name for name in self.fused if name not in competing]
+        if unknown or (self.fusion and len(set(self.fused)) < 2):
+            raise StudyError(
+                f"{self._yaml}: fusion needs at least two encoders or features tables, not {', '.join(self.fused)}."
+                if not unknown
+                else f"{self._yaml}: fusion names {', '.join(unknown)}, which does not compete in this study.",
+                f"Choose among {', '.join(competing)}.",
             )
         for text in self._paths():
             self.resolve(text)
@@ -215,6 +232,11 @@ class Study(Section):
         """What the study can lend to external validation, by name: what kind of features it is."""
         controls = TILE_CONTROLS if self.controls is None else self.controls
         return dict.fromkeys([*self.encoders, *controls], "an encoder") | dict.fromkeys(self.features, "a table")
+
+    @property
+    def fused(self) -> list[str]:
+        """Encoders and features tables that are fused."""
+        return [*self.encoders, *self.features] if self.fusion == "all" else self.fusion
 
     @property
     def streamed(self) -> bool:

@@ -1,12 +1,15 @@
 """Attention MIL: what the network computes, what it must not see, and that it finds needles in haystacks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from wsibench.probes.abmil import Abmil, GatedAttention, Projection, Tiles
+from wsibench.probes.abmil import Abmil, Projection, Targets
 from wsibench.probes.base import Patients
+from wsibench.probes.network import GatedAttention, Tiles, dropout, product_type
 from wsibench.probes.ridge import Ridge
 from wsibench.scores import fold_spearman
 from wsibench.sections import Abmil as Settings
@@ -36,7 +39,7 @@ def test_packed_bags_give_what_each_bag_gives_alone(bags):
     tiles = Tiles.pack(bags, torch.device("cpu"))
     together, attention = model(*tiles.batch(np.array([2, 0, 3, 1])))
     for row, (bag, part) in enumerate(zip((2, 0, 3, 1), attention.split([17, 3, 6, 1]), strict=True)):
-        h = model.embed(torch.from_numpy(bags[bag]))
+        h = torch.relu(model.embed(torch.from_numpy(bags[bag])))
         expected = torch.softmax(model.score(torch.tanh(model.tanh(h)) * torch.sigmoid(model.gate(h))), dim=0)
         torch.testing.assert_close(part, expected.squeeze(1))
         torch.testing.assert_close(together[row], model.head((expected * h).sum(dim=0)))
@@ -54,6 +57,81 @@ def test_gradients_of_packed_bags_are_those_of_a_loop(bags):
         gradients.append([p.grad.clone() for p in model.parameters()])
     for packed, looped in zip(*gradients, strict=True):
         torch.testing.assert_close(packed, looped, rtol=1e-4, atol=1e-5)
+
+
+def test_tiles_in_bfloat16_give_nearly_what_float32_gives(bags):
+    torch.manual_seed(0)
+    model = GatedAttention(5, 7, SMALL).eval()
+    torch.nn.init.normal_(model.head.weight)
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        predicted, attention = model(*Tiles.pack(bags, torch.device("cpu"), dtype).batch(np.arange(4)))
+        assert predicted.dtype == attention.dtype == torch.float32
+        torch.testing.assert_close(torch.stack([a.sum() for a in attention.split([3, 1, 17, 6])]), torch.ones(4))
+        model.zero_grad()
+        predicted.square().sum().backward()
+        rows.append([predicted.detach(), *(p.grad.clone() for p in model.parameters())])
+    for one, other in zip(*rows, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert 0 < (one - other).norm() < 0.02 * one.norm()
+
+
+def test_a_thousand_tiles_are_summed_in_float32():
+    """Of a sum kept in bfloat16 the last tiles would be lost: what they add is below its last digit."""
+    model = GatedAttention(1, 1, SMALL).eval()
+    with torch.no_grad():
+        for layer in (model.embed, model.tanh, model.gate, model.head):
+            torch.nn.init.ones_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    bag = np.ones((3000, 1), np.float32)
+    predicted, attention = model(*Tiles.pack([bag], torch.device("cpu"), torch.bfloat16).batch(np.array([0])))
+    assert attention.sum().item() == pytest.approx(1, rel=1e-5)
+    assert predicted.item() == pytest.approx(SMALL.embed, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("device", "can", "expected"),
+    [
+        ("cpu", {"avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ("cpu", {"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ("cpu", {"bf16": True, "architecture": "arm64"}, torch.float32),
+        ("cuda", {}, torch.bfloat16),
+    ],
+)
+def test_precision_is_what_the_device_multiplies_fast(monkeypatch, device, can, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    device = SimpleNamespace(type=device)
+    assert product_type("auto", device) == expected
+    assert product_type("float32", device) == torch.float32
+    assert product_type("bfloat16", device) == torch.bfloat16
+
+
+def test_training_in_bfloat16_follows_float32_and_is_said(make_demo_like):
+    cohort = make_demo_like(n=32, tiles=6, dim=12)
+    fitted = {}
+    for precision in ("float32", "bfloat16"):
+        settings = SMALL.model_copy(update={"precision": precision, "dropout": 0.0})
+        fitted[precision] = Abmil(settings).fit(cohort.patients, cohort.y)
+        assert fitted[precision].chosen["precision"] == precision
+    loss = {precision: each.curves["loss"].to_numpy() for precision, each in fitted.items()}
+    np.testing.assert_allclose(loss["bfloat16"], loss["float32"], rtol=0.01)
+    for attention in fitted["bfloat16"].attention(cohort.patients):
+        assert attention.sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_dropout_drops_the_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    h = torch.ones(1001, 333, requires_grad=True)
+    dropped = dropout(h, 0.3)
+    dropped.sum().backward()
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    torch.testing.assert_close(dropped[dropped > 0].unique(), torch.tensor([1 / 0.7]))
+    torch.testing.assert_close(h.grad, dropped.detach())
+    # Neighbours drop independently: bits of one word are not one decision.
+    kept = (dropped > 0).float().flatten()
+    assert np.corrcoef(kept[:-1], kept[1:])[0, 1] == pytest.approx(0, abs=0.01)
 
 
 def test_same_seed_same_prediction_and_torch_state_untouched(make_demo_like):
@@ -104,6 +182,70 @@ def test_wide_features_are_projected_by_what_varies_most():
     explained = np.linalg.lstsq(projected, common - common.mean(0), rcond=None)[1] / common.var(0) / 300
     assert (explained < 0.01).all()
     assert Projection.fit(tiles, 20).components is None
+
+
+def test_projection_is_standardisation_times_components():
+    rng = np.random.default_rng(0)
+    tiles = (100 + rng.normal(size=(200, 8)) * rng.uniform(0.1, 9, 8)).astype(np.float16)
+    tiles[:, 3] = 7
+    projection = Projection.fit(tiles, 4)
+    expected = projection.scaler.transform(tiles) @ projection.components
+    np.testing.assert_allclose(projection.transform(tiles), expected, atol=1e-4)
+
+
+def low_rank(rng, n=150, tiles=12, genes=120):
+    """Patients whose expression is three latents, mixed, and noise of each gene."""
+    latents = rng.normal(size=(n, 3))
+    loading = rng.normal(size=(3, 16))
+    bags = [(row @ loading + 1.5 * rng.normal(size=(tiles, 16))).astype(np.float32) for row in latents]
+    y = latents @ rng.normal(size=(3, genes)) + 3 * rng.normal(size=(n, genes))
+    ids = np.arange(n).astype(str)
+    return Patients(ids, ids, None, bags), y.astype(np.float32)
+
+
+def test_a_head_of_components_does_as_well_on_expression_of_low_rank():
+    patients, y = low_rank(np.random.default_rng(0))
+    train, held = np.arange(100), np.arange(100, 150)
+    rho = {}
+    for components in (None, 3):
+        settings = Settings(seeds=1, epochs=15, embed=32, attention=16, head_components=components)
+        fitted = Abmil(settings).fit(patients.take(train), y[train])
+        assert fitted.networks[0].model.head.out_features == (components or y.shape[1])
+        predicted = fitted.predict(patients.take(held))
+        rho[components] = fold_spearman(y[held], predicted, np.zeros(50)).mean().mean()
+        if components:
+            z = (predicted - y[train].mean(axis=0)) / y[train].std(axis=0)
+            assert np.linalg.matrix_rank(z - z.mean(axis=0), tol=1e-2) == components
+    assert rho[None] > 0.25
+    assert rho[3] >= rho[None] - 0.01
+
+
+def test_targets_of_components_stand_for_the_expression_they_came_from():
+    rng = np.random.default_rng(0)
+    y = (5 + rng.normal(size=(40, 3)) @ rng.normal(size=(3, 90))).astype(np.float32)
+    y[:, 7] = 2.5
+    targets = Targets.fit(y, 3)
+    components = targets.transform(y)
+    assert components.shape == (40, 3)
+    assert np.square(components).mean() == pytest.approx(1, rel=0.05)
+    np.testing.assert_allclose(targets.invert(components), y, atol=1e-3)
+    assert Targets.fit(y, 40).components is None
+    nothing = Targets.fit(np.full((10, 4), 3.0), 2)
+    np.testing.assert_array_equal(nothing.invert(nothing.transform(np.full((2, 4), 9.0))), 3)
+
+
+def test_patients_who_select_the_epoch_train_nothing(make_demo_like):
+    """With one epoch there is nothing to select: then the expression of those held out inside changes nothing."""
+    cohort = make_demo_like(n=12, tiles=4, dim=6)
+    patients, y = cohort.patients, cohort.y[:, ::20]
+    patients = Patients(patients.ids, patients.ids, None, patients.bags)
+    probe = Abmil(SMALL.model_copy(update={"epochs": 1, "head_components": 3}))
+    plain, unchanged = probe.fit(patients, y).predict(patients), 0
+    for i in range(12):
+        other = y.copy()
+        other[i] = 5 - 3 * other[i]
+        unchanged += np.array_equal(probe.fit(patients, other).predict(patients), plain)
+    assert unchanged == 2
 
 
 def score(cohort, probe, fold):

@@ -57,6 +57,10 @@ def test_no_probe_sees_who_is_held_out(name):
     assert not leaks(run_of(PROBES[name].make(STUDY)))
 
 
+def test_a_head_of_components_does_not_see_who_is_held_out():
+    assert not leaks(run_of(Abmil(STUDY.abmil.model_copy(update={"head_components": 2}))))
+
+
 # Each of these plants a leak in one place; the check has to find it.
 
 
@@ -74,6 +78,18 @@ def pca_over_all(patients, y, fold):
     x = patients.mean - patients.mean.mean(axis=0)
     components = np.linalg.svd(x, full_matrices=False)[2][:3]
     return out_of_fold(Ridge(), replace(patients, mean=x @ components.T), y, fold).predicted
+
+
+def targets_scaled_over_all(patients, y, fold):
+    z = (y - y.mean(axis=0)) / y.std(axis=0)
+    return out_of_fold(Ridge(), patients, z, fold).predicted
+
+
+def components_of_expression_over_all(patients, y, fold):
+    """What a head of components would do if they were fitted before the folds are divided."""
+    mean = y.mean(axis=0)
+    components = np.linalg.svd(y - mean, full_matrices=False)[2][:2]
+    return out_of_fold(Ridge(), patients, (y - mean) @ components.T, fold).predicted @ components + mean
 
 
 def genes_filtered_over_all(patients, y, fold):
@@ -113,7 +129,15 @@ class _FixedPenalty(Ridge):
 
 @pytest.mark.parametrize(
     "leaking",
-    [scaled_over_all, pca_over_all, genes_filtered_over_all, penalty_by_the_held_out, epochs_by_the_held_out],
+    [
+        scaled_over_all,
+        pca_over_all,
+        targets_scaled_over_all,
+        components_of_expression_over_all,
+        genes_filtered_over_all,
+        penalty_by_the_held_out,
+        epochs_by_the_held_out,
+    ],
 )
 def test_planted_leak_is_found(leaking):
     assert leaks(leaking)

@@ -20,7 +20,7 @@ from wsibench.encoders.own import own_encoder
 from wsibench.encoders.registry import ENCODERS, Encoder, Known
 from wsibench.errors import StudyError, WeightsError
 from wsibench.sections import FeatureFolder
-from wsibench.study import Study
+from wsibench.study import FUSION, Study
 
 PATIENT_LEVEL = ("site", "clinical", "subtype-oracle", "oracle")
 """Controls that are one vector a patient, made at assembly: no tile is encoded for them."""
@@ -66,6 +66,9 @@ def tile_encoders(study: Study) -> list[Encoder]:
 
 def tcga(study: Study, name: str) -> Known:
     """Whether TCGA was in the training data of an encoder, a control or a feature table of `study`."""
+    if name == FUSION:
+        said = {tcga(study, member) for member in study.fused}
+        return "yes" if "yes" in said else "unknown" if "unknown" in said else "no"
     if study.parts:
         # One of the two may know what the other leaves open.
         said = {tcga(part, name) for part in study.parts.values()}

@@ -8,7 +8,7 @@ from wsibench import assembly, cohort, figures, null, ranking, regression
 from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, rows, slides_to_show
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name
-from wsibench.study import Study
+from wsibench.study import FUSION, Study
 
 MOST_GENES = 8
 UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "as_is": "unit of the table"}
@@ -124,7 +124,8 @@ def tile_gallery(study: Study) -> Figure:
 def slide_attention(study: Study) -> Figure:
     """The best encoder's attention on the first slide that can be shown."""
     scheme = primary_scheme(study.folds.schemes)
-    encoder = next(encoder for encoder, probe, _ in in_order(ranking.read(study, "leaderboard")) if probe == "abmil")
+    board = in_order(ranking.read(study, "leaderboard"))
+    encoder = next(encoder for encoder, probe, _ in board if probe == "abmil" and encoder != FUSION)
     attention = pd.read_parquet(study.attention_parquet(scheme, encoder, "abmil"))
     label = f"{encoder}, {probe_name('abmil')}, {scheme_name(scheme)}"
     return figures.slide_attention(study, attention, slides_to_show(study, 1)[0], label=label)

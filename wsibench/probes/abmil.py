@@ -1,12 +1,4 @@
-"""Gated attention multiple-instance learning (Ilse, Tomczak & Welling 2018) for all genes at once.
-
-    embedding   h = dropout(relu(x E))                      a tile
-    attention   a = softmax over a patient's tiles of w · (tanh(h V) ∘ sigmoid(h U))
-    head        ŷ = (Σ a h) B + b                           a patient, all genes
-
-Bags are not padded: the tiles of a batch of patients are concatenated into one matrix, and sums over
-a patient's tiles are segment sums.
-"""
+"""Gated attention multiple-instance learning for all genes at once: how `wsibench.probes.network` is trained."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,52 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from wsibench.probes.base import Arrays, Patients, Scaler, hold_out_groups
+from wsibench.probes.network import GatedAttention, Tiles, product_type
 from wsibench.scores import centred_midranks
 from wsibench.sections import Abmil as AbmilSettings
 
 HELD_OUT = 0.15
 """Share of the training patients that selects the epoch."""
-
-
-class GatedAttention(nn.Module):
-    """The network: tiles of some patients, concatenated, to one prediction a patient."""
-
-    def __init__(self, width: int, genes: int, settings: AbmilSettings) -> None:
-        super().__init__()
-        self.built_by = {"width": width, "genes": genes, "settings": settings}
-        self.embed = nn.Sequential(nn.Linear(width, settings.embed), nn.ReLU(), nn.Dropout(settings.dropout))
-        self.tanh = nn.Linear(settings.embed, settings.attention)
-        self.gate = nn.Linear(settings.embed, settings.attention)
-        self.score = nn.Linear(settings.attention, 1, bias=False)
-        self.head = nn.Linear(settings.embed, genes)
-        # Targets are standardised: zero is the mean of every gene, and a head of zeros predicts it.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, tiles: Tensor, bag: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Predictions (n, genes) and attention (tiles,).
-
-        Parameters
-        ----------
-        tiles
-            (tiles, width), those of all patients one after the other.
-        bag
-            Position in 0 … n − 1 of each tile's patient, (tiles,).
-        n
-            Number of patients.
-        """
-        h = self.embed(tiles)
-        score = self.score(torch.tanh(self.tanh(h)) * torch.sigmoid(self.gate(h))).squeeze(1)
-        attention = segment_softmax(score, bag, n)
-        pooled = h.new_zeros(n, h.shape[1]).index_add(0, bag, h * attention[:, None])
-        return self.head(pooled), attention
-
-
-def segment_softmax(score: Tensor, bag: Tensor, n: int) -> Tensor:
-    """Softmax of `score` (tiles,) within each of `n` bags."""
-    top = score.new_full((n,), -torch.inf).scatter_reduce(0, bag, score.detach(), "amax")
-    weight = torch.exp(score - top[bag])
-    return weight / score.new_zeros(n).index_add(0, bag, weight)[bag]
 
 
 @dataclass(frozen=True)
@@ -86,10 +38,11 @@ class FittedAbmil:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The epoch that each seed kept."""
+        """The epoch that each seed kept, and the type that products of tiles were computed in."""
         curves = self.curves
         epochs = curves.loc[curves["chosen"], "epoch"].tolist()
-        return {"epoch": float(np.median(epochs)), "epochs": epochs}
+        precision = str(self.networks[0].dtype).removeprefix("torch.")
+        return {"epoch": float(np.median(epochs)), "epochs": epochs, "precision": precision}
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -142,12 +95,15 @@ class Network:
 
     model: GatedAttention
     projection: "Projection"
-    targets: Scaler
+    targets: "Targets"
+    dtype: torch.dtype
+    """That products of tiles are computed in."""
     curve: pd.DataFrame
 
     def apply(self, bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Expression (genes,) and attention (tiles,) of one patient."""
-        tiles = Tiles.pack([self.projection.transform(bag)], next(self.model.parameters()).device)
+        device = next(self.model.parameters()).device
+        tiles = Tiles.pack([self.projection.transform(bag)], device, self.dtype)
         with torch.inference_mode():
             predicted, attention = self.model(*tiles.batch(np.array([0])))
         return self.targets.invert(predicted.cpu().numpy()[0]), attention.cpu().numpy()
@@ -155,10 +111,12 @@ class Network:
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Weights, projection, statistics of the targets and curve; what the network was built by beside them."""
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
-        arrays |= self.projection.scaler.arrays("features") | self.targets.arrays("targets")
+        arrays |= self.projection.scaler.arrays("features") | self.targets.scaler.arrays("targets")
         arrays |= {f"curve.{column}": self.curve[column].to_numpy() for column in self.curve}
         if self.projection.components is not None:
             arrays["components"] = self.projection.components
+        if self.targets.components is not None:
+            arrays["head_components"] = self.targets.components
         built_by = self.model.built_by
         return arrays, built_by | {"settings": built_by["settings"].model_dump(mode="json")}
 
@@ -166,11 +124,13 @@ class Network:
     def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "Network":
         """What `arrays` was asked of."""
         state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("model.")}
-        model = GatedAttention(**facts | {"settings": AbmilSettings(**facts["settings"])})
+        settings, device = AbmilSettings(**facts["settings"]), _device()
+        model = GatedAttention(**facts | {"settings": settings})
         model.load_state_dict(state)
         projection = Projection(Scaler.from_arrays(arrays, "features"), arrays.get("components"))
         curve = pd.DataFrame({name[6:]: value for name, value in arrays.items() if name.startswith("curve.")})
-        return cls(model.to(_device()).eval(), projection, Scaler.from_arrays(arrays, "targets"), curve)
+        targets = Targets(Scaler.from_arrays(arrays, "targets"), arrays.get("head_components"))
+        return cls(model.to(device).eval(), projection, targets, product_type(settings.precision, device), curve)
 
 
 @dataclass(frozen=True)
@@ -195,30 +155,52 @@ class Projection:
 
     def transform(self, tiles: np.ndarray) -> np.ndarray:
         """What the network sees of `tiles`, float32."""
-        z = self.scaler.transform(tiles)
-        return z if self.components is None else z @ self.components
+        if self.components is None:
+            return self.scaler.transform(tiles)
+        # The scale goes into the components: a bag is centred and multiplied, and nothing else.
+        scaled = self.components * (self.scaler.varies / self.scaler.scale)[:, None].astype(np.float32)
+        return (np.asarray(tiles, np.float32) - self.scaler.mean.astype(np.float32)) @ scaled
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Tiles of some patients, packed."""
+class Targets:
+    """What a network is trained to predict: standardised expression or, where asked for, principal components of it.
 
-    x: Tensor
-    """(tiles, width), in the order of the patients."""
-    start: np.ndarray
-    """First tile of each patient and, last, the number of tiles, (n + 1,)."""
+    Fitted on the patients that the network trains on.
+    """
+
+    scaler: Scaler
+    components: np.ndarray | None
+    """(components, genes), orthogonal and of equal length; None for the genes themselves."""
 
     @classmethod
-    def pack(cls, bags: list[np.ndarray], device: torch.device) -> "Tiles":
-        """Concatenate bags."""
-        return cls(torch.from_numpy(np.concatenate(bags)).to(device), np.cumsum([0, *map(len, bags)]))
+    def fit(cls, y: np.ndarray, n_components: int | None) -> "Targets":
+        """Fit on expression `y` (n, genes); no PCA where it would not make the targets fewer."""
+        scaler = Scaler.fit(y)
+        if n_components is None or n_components >= min(y.shape) or not scaler.varies.any():
+            return cls(scaler, None)
+        from sklearn.decomposition import PCA
 
-    def batch(self, patients: np.ndarray) -> tuple[Tensor, Tensor, int]:
-        """What `GatedAttention` takes, for the patients at these positions."""
-        ranges = [np.arange(self.start[i], self.start[i + 1]) for i in patients]
-        bag = np.repeat(np.arange(len(patients)), [len(tiles) for tiles in ranges])
-        index = torch.from_numpy(np.concatenate(ranges)).to(self.x.device)
-        return self.x[index], torch.from_numpy(bag).to(self.x.device), len(patients)
+        pca = PCA(n_components, svd_solver="covariance_eigh" if y.shape[1] < len(y) else "full")
+        pca.fit(scaler.transform(y))
+        # One length for all: a component weighs in the loss as much as it does in the genes.
+        length = np.sqrt(pca.explained_variance_.mean())
+        return cls(scaler, (pca.components_ * length).astype(np.float32))
+
+    def transform(self, y: np.ndarray) -> np.ndarray:
+        """Targets of expression `y`, float32 (n, targets)."""
+        z = self.scaler.transform(y)
+        if self.components is None:
+            return z
+        return z @ (self.components / np.square(self.components).sum(axis=1, keepdims=True)).T
+
+    def standardised(self, predicted: np.ndarray) -> np.ndarray:
+        """Standardised expression (n, genes) that predicted targets stand for."""
+        return predicted if self.components is None else predicted @ self.components
+
+    def invert(self, predicted: np.ndarray) -> np.ndarray:
+        """Expression that predicted targets stand for, in the unit of the training patients', float32 (n, genes)."""
+        return self.scaler.invert(self.standardised(predicted))
 
 
 def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, seed: tuple[int, int]) -> Network:
@@ -227,14 +209,16 @@ def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, see
     bags = [_sample(bag, settings.tiles_train, rng) for bag in patients.bags]
     projection = Projection.fit(np.concatenate([bags[i] for i in train]), settings.pca)
     device = _device()
-    tiles = Tiles.pack([projection.transform(bag) for bag in bags], device)
-    targets = Scaler.fit(y[train])
-    z = torch.from_numpy(targets.transform(y)).to(device)
+    dtype = product_type(settings.precision, device)
+    tiles = Tiles.pack([projection.transform(bag) for bag in bags], device, dtype)
+    targets = Targets.fit(y[train], settings.head_components)
     with torch.random.fork_rng():
         torch.manual_seed(int(rng.integers(2**31)))
-        model = GatedAttention(tiles.x.shape[1], y.shape[1], settings).to(device)
-        curve = _train(model, tiles, z, train, held, settings, rng)
-    return Network(model.eval(), projection, targets, curve)
+        wanted = torch.from_numpy(targets.transform(y)).to(device)
+        model = GatedAttention(tiles.x.shape[1], wanted.shape[1], settings).to(device)
+        validation = Validation.of(tiles, targets, y, held)
+        curve = _train(model, tiles, wanted, train, validation, settings, rng)
+    return Network(model.eval(), projection, targets, dtype, curve)
 
 
 def _device() -> torch.device:
@@ -250,29 +234,22 @@ def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
 def _train(
     model: GatedAttention,
     tiles: Tiles,
-    z: Tensor,
+    wanted: Tensor,
     train: np.ndarray,
-    held: np.ndarray,
+    validation: "Validation",
     settings: AbmilSettings,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Train `model` in place and leave it as it was at its best epoch; returns the curve."""
     steps = -(-len(train) // settings.batch)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimiser = optimiser_of(model, settings)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * steps)
     rows: list[tuple[int, float, float]] = []
     best, state = -np.inf, model.state_dict()
     for epoch in range(settings.epochs):
-        loss = 0.0
-        model.train()
-        for patients in np.array_split(rng.permutation(train), steps):
-            missed = nn.functional.mse_loss(model(*tiles.batch(patients))[0], z[patients])
-            optimiser.zero_grad()
-            missed.backward()
-            optimiser.step()
-            schedule.step()
-            loss += missed.item() * len(patients) / len(train)
-        rho = _validation_rho(model.eval(), tiles, z, held)
+        batches = np.array_split(rng.permutation(train), steps)
+        loss = train_epoch(model, tiles, wanted, batches, optimiser, schedule)
+        rho = validation.rho(model)
         rows.append((epoch, loss, rho))
         if rho > best:
             best, kept, state = rho, epoch, {k: v.clone() for k, v in model.state_dict().items()}
@@ -283,10 +260,50 @@ def _train(
     return curve.assign(chosen=curve["epoch"] == kept)
 
 
-def _validation_rho(model: GatedAttention, tiles: Tiles, z: Tensor, held: np.ndarray) -> float:
-    """Mean gene-wise Spearman ρ of the patients held out; genes that do not vary among them count as 0."""
-    with torch.inference_mode():
-        predicted = model(*tiles.batch(held))[0]
-    x, y = centred_midranks(predicted.cpu().numpy()), centred_midranks(z[held].cpu().numpy())
-    norm = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
-    return float(np.divide((x * y).sum(axis=0), norm, out=np.zeros_like(norm), where=norm > 0).mean())
+def optimiser_of(model: nn.Module, settings: AbmilSettings) -> torch.optim.Optimizer:
+    """AdamW, a step of all parameters in one pass: with thousands of genes a step is otherwise mostly AdamW."""
+    return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+def train_epoch(
+    model: GatedAttention,
+    tiles: Tiles,
+    wanted: Tensor,
+    batches: list[np.ndarray],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> float:
+    """A step for each batch of patients; returns the loss, averaged over them."""
+    model.train()
+    loss = torch.zeros((), device=wanted.device)
+    for patients in batches:
+        missed = nn.functional.mse_loss(model(*tiles.batch(patients))[0], wanted[patients])
+        optimiser.zero_grad()
+        missed.backward()
+        optimiser.step()
+        schedule.step()
+        loss += missed.detach() * len(patients)
+    return loss.item() / sum(map(len, batches))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The patients held out of training, who select the epoch."""
+
+    batch: tuple[Tensor, Tensor, int]
+    targets: Targets
+    ranks: np.ndarray
+    """Of their standardised expression, (n, genes)."""
+
+    @classmethod
+    def of(cls, tiles: Tiles, targets: Targets, y: np.ndarray, held: np.ndarray) -> "Validation":
+        """The patients at the positions `held`, with expression `y` (all patients, genes)."""
+        return cls(tiles.batch(held), targets, centred_midranks(targets.scaler.transform(y[held])))
+
+    def rho(self, model: GatedAttention) -> float:
+        """Mean gene-wise Spearman ρ; genes that do not vary among these patients count as 0."""
+        with torch.inference_mode():
+            predicted = model.eval()(*self.batch)[0].cpu().numpy()
+        x, y = centred_midranks(self.targets.standardised(predicted)), self.ranks
+        norm = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
+        return float(np.divide((x * y).sum(axis=0), norm, out=np.zeros_like(norm), where=norm > 0).mean())
