@@ -65,6 +65,10 @@ class Arm:
         """Whether prediction and measurement are in one unit: of external validation, that of both studies."""
         return len({part.expression.unit for part in self.study.parts.values()}) < 2
 
+    def named(self, row: int) -> dict[str, str]:
+        """The columns that name a row of a table."""
+        return {"scheme": self.scheme, "encoder": self.jobs[row].encoder, "probe": self.jobs[row].probe}
+
 
 def load_arm(study: Study, scheme: Scheme) -> Arm:
     """Read all predictions of one scheme.

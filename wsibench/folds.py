@@ -29,7 +29,7 @@ __all__ = [
     "split_names",
 ]
 
-FORMATS: dict[Scheme, int] = {"preserved-site": 2, "random-patient": 1}
+FORMATS: dict[Scheme, int] = {"preserved-site": 2, "random-patient": 1, "external": 1}
 GIVEN_FORMAT = 1
 STAGE = "folds"
 
@@ -64,9 +64,7 @@ def expected(study: Study) -> list[Artefact]:
 
 
 def _key(study: Study, scheme: Scheme, patients: str) -> str:
-    settings: dict[str, int | str] = {"scheme": scheme}
-    if study.folds.repeats > 1:  # what was divided once before there were repeats stays as it is
-        settings["repeats"] = study.folds.repeats
+    settings: dict[str, int | str] = {"scheme": scheme, "repeats": study.folds.repeats}
     if scheme in study.folds.given:
         contents = given_digest(_given_path(study, scheme))
         return make_key(STAGE, GIVEN_FORMAT, settings, [patients, contents])
