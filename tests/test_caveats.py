@@ -115,3 +115,7 @@ def test_where_no_control_applies_the_table_says_so(folder):
     patients.to_csv(folder / "patients.csv", index=False)
     _, table = warned(folder, controls=None, folds={"n": 3, "schemes": ["random-patient"]})
     assert "None applies" in table.set_index("what").loc["controls", "message"]
+
+
+def test_a_scheme_that_nobody_has_simulated_is_said_to_be_unmeasured():
+    assert "has not been measured" in caveats.held("external", 50, 4)

@@ -176,7 +176,7 @@ def test_genes_of_one_study_are_left_out_and_counted(study):
 
 def test_the_training_pairing_is_shuffled_within_sites_and_the_test_patients_stay(study):
     job, benchmark = jobs(study)[0], assembly.read_benchmark(study)
-    order = permutation_within(null.exchangeable(job, benchmark), np.random.default_rng(0))
+    order = permutation_within(null.exchangeable(job, benchmark, "within-site"), np.random.default_rng(0))
     sites = benchmark.obs["site"].to_numpy()
     assert order[N:].tolist() == list(range(N, 2 * N))
     assert (order[:N] != np.arange(N)).any()

@@ -144,6 +144,8 @@ def held(scheme: Scheme, patients: int, sites: int, table: pd.DataFrame | None =
         As `COVERAGE`, which is read unless it is given.
     """
     table = pd.read_csv(COVERAGE) if table is None else table
+    if not (table["scheme"] == scheme).any():
+        return f"how often the interval of {scheme} scores holds the truth has not been measured."
     cells, own = table[table["scheme"] == scheme], {"patients": patients, "sites": sites}
     for axis in ("sites", "patients") if scheme == "preserved-site" else ("patients", "sites"):
         below = cells.loc[cells[axis] <= own[axis], axis]
