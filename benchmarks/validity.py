@@ -19,7 +19,7 @@ confounded  the second encoder sees nothing but the site, which genes depend on:
 
 Each measure stands beside its Monte-Carlo standard error.  `--csv` keeps a table an experiment, in which the rows of
 cells that are run again are replaced.  `--quick`: a few small cells of all four in under a minute, and the closed form
-of the truth against a large fresh sample.
+of the truth against a large fresh sample.  `--publish --csv FOLDER`: let warnings beside leaderboards cite FOLDER.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
 from wsibench import bootstrap, halves, measures, scores
+from wsibench.caveats import COVERAGE
 from wsibench.probes.base import Fitted, Patients
 from wsibench.probes.ridge import Ridge
 from wsibench.regression import out_of_fold
@@ -253,6 +254,15 @@ def keep(rows: list[Row], path: Path) -> None:
     frame.round(5).to_csv(path, index=False)
 
 
+def publish(folder: Path) -> None:
+    """Write what the package cites beside a leaderboard: the range of coverage by patients and sites."""
+    table = pd.read_csv(folder / "coverage.csv")
+    kinds = table[table["method"] == DEFAULT].groupby(["scheme", "patients", "sites"])
+    cited = kinds.agg(coverage_low=("covers", "min"), coverage_high=("covers", "max"), cohorts=("cohorts", "min"))
+    cited.to_csv(COVERAGE)
+    print(f"{len(cited)} kinds of cohorts: {COVERAGE}")
+
+
 def show(rows: list[Row], header: bool) -> None:
     """Print rows, each measure beside its standard error."""
     shown = {}
@@ -297,7 +307,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first cohort")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--csv", type=Path, help="folder to keep the tables in, one an experiment")
+    parser.add_argument("--publish", action="store_true", help="only let the package cite the coverage kept in --csv")
     asked = parser.parse_args()
+    if asked.publish and not asked.csv:
+        parser.error("--publish reads the tables that --csv names")
     if unknown := [name for name in asked.experiments if name not in EXPERIMENTS]:
         parser.error(f"there is no experiment {unknown[0]!r}")
     if asked.quick:
@@ -310,6 +323,9 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Run the experiments cell by cell; print a cell's rows as soon as they are there."""
     asked = options()
+    if asked.publish:
+        publish(asked.csv)
+        return
     started = time.perf_counter()
     if asked.quick:
         for scheme in asked.schemes:

@@ -27,9 +27,10 @@ STAGES = {
 MOST_FAILURES = 50
 INTERVAL = (
     "The 95 % interval is for new sites (preserved-site folds) or new patients (random-patient folds): these are drawn "
-    "anew and ranked anew, the same draws for every encoder, and the draws are reflected at the estimate. "
-    "It takes the fitted models as they are: with probes refitted in simulated cohorts of 150 patients it held the "
-    "truth in 93 to 97 % of them by preserved site, but in only 84 to 90 % by random patients."
+    "anew and ranked anew, the same draws for every encoder, and the draws are reflected at the estimate. What chance "
+    "in the training patients adds is told from fits on halves of them. How often such intervals hold the truth was "
+    "measured in simulated cohorts with probes refitted in each (docs/validity.md); where few patients or sites make "
+    "it unusual, a warning says so."
 )
 EXTERNAL_INTERVAL = (
     "The 95 % interval is for new patients such as those of the test cohort, and for new sites where it has several "
