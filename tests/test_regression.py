@@ -211,3 +211,13 @@ def test_noise_of_training_patients_is_larger_where_there_is_no_signal(folder):
         axis=0,
     )
     assert share[:12].mean() < 0.5 < share[24:].mean()
+
+
+def test_so_few_patients_that_halves_cannot_be_fitted_are_taken_for_noise():
+    rng = np.random.default_rng(0)
+    ids, fold = np.arange(8).astype(str), np.arange(8) % 2
+    x, y = rng.normal(size=(8, 3)).astype(np.float32), rng.normal(size=(8, 4)).astype(np.float32)
+    found = out_of_fold(Ridge(), Patients(ids, ids, mean=x), y, fold, with_halves=True)
+    for label in range(2):
+        own = found.predicted[fold == label]
+        np.testing.assert_allclose(found.noise[fold == label], own - own.mean(axis=0), atol=1e-6)

@@ -7,7 +7,20 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench import adjusted, bootstrap, correlated, fusion, genesets, halves, measures, null, scores, spread, targets
+from wsibench import (
+    adjusted,
+    bootstrap,
+    correlated,
+    fusion,
+    genesets,
+    halves,
+    measures,
+    null,
+    scores,
+    spread,
+    targets,
+    targetscores,
+)
 from wsibench.arms import Arm, load_arm
 from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
@@ -50,7 +63,7 @@ TABLES = {
     "excluded_genes": ["scheme", "gene", "reason"],
     "sets": genesets.COLUMNS,
     "adjusted": adjusted.COLUMNS,
-    "targets": targets.COLUMNS,
+    "targets": targetscores.COLUMNS,
 }  # fmt: skip
 """The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
@@ -166,7 +179,7 @@ def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
         "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
         "sets": genesets.table(arm, rho, draws[:, len(sets) :], declared),
         "adjusted": adjusted.table(arm, rho, declared),
-        "targets": targets.table(study, scheme),
+        "targets": targetscores.table(study, scheme),
     }
 
 

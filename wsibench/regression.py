@@ -31,6 +31,8 @@ STAGE = "regression"
 
 ROUNDING = 1e-5
 """Share of a gene's SD below which predictions do not differ; the largest penalty leaves ten times as much."""
+FEWEST_IN_HALF = 4
+"""Training patients that a fit on a half needs; with fewer, all of a prediction may be noise."""
 IN_MEMORY = 2 << 30
 """Bytes of tile features that a fit holds at once; those of larger cohorts are read bag by bag."""
 
@@ -256,6 +258,8 @@ def _noise(
     """Noise of the training patients in what is predicted, from fits on two halves of them."""
     # The same halves for every encoder and probe, whose predictions they make noisy together.
     parts = halves.divide(train.groups, seed)
+    if min(map(len, parts)) < FEWEST_IN_HALF:
+        return predicted - predicted.mean(axis=0)
     one, other = (probe.fit(train.take(part), y[part], seed=seed).predict(held) for part in parts)
     return halves.training_noise(one, other, predicted)
 

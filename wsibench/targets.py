@@ -6,7 +6,6 @@ of training and of scoring; targets that are known of the same patients are fitt
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,38 +13,23 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsibench import bootstrap, clinical
-from wsibench.artefacts import Artefact, file_sha256, make_key, read_meta, writing
-from wsibench.assembly import read_benchmark
+from wsibench import clinical
+from wsibench.artefacts import Artefact, file_sha256, make_key, writing
 from wsibench.compute import map_slides
-from wsibench.discrimination import balanced_accuracy, macro_auroc, n_without_auroc
 from wsibench.errors import CohortError
 from wsibench.expression import read_gene_list
 from wsibench.probes import offer
 from wsibench.probes.base import Fitted, Patients, Probe, Scaler
 from wsibench.regression import Job, jobs, load, out_of_fold
-from wsibench.scores import RESERVED
-from wsibench.sections import Scheme, Target
+from wsibench.sections import Target
 from wsibench.study import Study
 from wsibench.tables import some
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FORMAT = 1
+FORMAT = 2
 STAGE = "targets"
-
-COLUMNS = [
-    "scheme", "encoder", "probe", "target", "kind", "measure", "score", "ci_low", "ci_high", "chance", "n_patients",
-    "n_classes", "n_unknown", "n_skipped", "n_genes", "n_genes_absent",
-]  # fmt: skip
-"""Of targets.csv, a row a measure.
-
-n_unknown: patients left out, since the target is not known of them or of too few of their fold.
-n_skipped: folds (times classes) without a score, since the target is the same for all of the fold.
-n_genes, n_genes_absent: genes of the set that are scored, and that the benchmark lacks.
-"""
-
 
 # What is asked for
 
@@ -222,13 +206,17 @@ class Rescored:
         return self.probe.fit(patients, y, seed=seed)
 
 
-def predict(job: Job, patients: Patients, benchmark: "AnnData", fold: np.ndarray) -> list[tuple[Outcome, np.ndarray]]:
-    """Every target with its out-of-fold predictions, float32 (patients it is known of, classes)."""
+Predicted = tuple[Outcome, np.ndarray, np.ndarray]
+"""A target, its out-of-fold predictions, float32 (patients it is known of, classes), and the noise in them."""
+
+
+def predict(job: Job, patients: Patients, benchmark: "AnnData", fold: np.ndarray) -> list[Predicted]:
+    """Every target, predicted out of fold, with the noise that `wsibench.halves` finds in it."""
     wanted = outcomes(job.study, benchmark, fold)
     together: dict[bytes, list[Outcome]] = {}
     for outcome in wanted:
         together.setdefault(outcome.known.tobytes(), []).append(outcome)
-    predicted = {}
+    predicted, noise = {}, {}
     for group in together.values():
         known = np.flatnonzero(group[0].known)
         first = np.cumsum([0, *(len(outcome.classes) for outcome in group)])
@@ -240,11 +228,12 @@ def predict(job: Job, patients: Patients, benchmark: "AnnData", fold: np.ndarray
         probe = Rescored(offer(job.probe).make(job.study), sets)
         y = np.concatenate([outcome.values[known] for outcome in group], axis=1)
         with threadpool_limits(1):
-            found = out_of_fold(probe, patients.take(known), y, fold[known], seed=job.study.folds.seed).predicted
-        predicted |= {
-            outcome.name: part for outcome, part in zip(group, np.split(found, first[1:-1], axis=1), strict=True)
-        }
-    return [(outcome, predicted[outcome.name]) for outcome in wanted]
+            seed = job.study.folds.seed
+            found = out_of_fold(probe, patients.take(known), y, fold[known], seed=seed, with_halves=True)
+        names = [outcome.name for outcome in group]
+        predicted |= zip(names, np.split(found.predicted, first[1:-1], axis=1), strict=True)
+        noise |= zip(names, np.split(found.noise, first[1:-1], axis=1), strict=True)
+    return [(outcome, predicted[outcome.name], noise[outcome.name]) for outcome in wanted]
 
 
 def _measure_job(job: Job) -> None:
@@ -253,7 +242,7 @@ def _measure_job(job: Job) -> None:
     found = predict(job, patients, benchmark, fold)
     facts = {"seconds": round(time.perf_counter() - started, 2), "targets": {}}
     frames = []
-    for outcome, predicted in found:
+    for outcome, predicted, noise in found:
         known = outcome.known
         facts["targets"][outcome.name] = {
             "kind": outcome.kind,
@@ -265,111 +254,7 @@ def _measure_job(job: Job) -> None:
             frames.append(pd.DataFrame({
                 "target": outcome.name, "class": label, "patient_id": patients.ids[known], "fold": fold[known],
                 "measured": outcome.values[known, position], "predicted": predicted[:, position],
+                "noise": noise[:, position],
             }))  # fmt: skip
     with writing(artefact(job), **facts) as path:
         pd.concat(frames, ignore_index=True).to_parquet(path, index=False)
-
-
-# Scores
-
-
-Scored = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""measured, predicted (patients, classes), fold, weights (draws, patients) to (draws,)."""
-
-
-def spearman(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Spearman's ρ within folds, averaged as genes' is, (draws,)."""
-    return bootstrap.sampled_means(measured, [predicted], fold, weights, method="reranked")[0, 0]
-
-
-def r2(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of the variance within folds that is explained, (draws,); below 0 for worse than each fold's own mean."""
-    error, total = np.zeros(len(weights)), np.zeros(len(weights))
-    for label in np.unique(fold):
-        members = fold == label
-        w, y = weights[:, members].astype(np.float64), measured[members, 0].astype(np.float64)
-        error += w @ np.square(y - predicted[members, 0])
-        # Around the fold's mean in every sample: the mean of a sample lies nearer to it than the truth does, and
-        # reflection would take that off the score.
-        total += w @ np.square(y - y.mean())
-    return 1 - np.divide(error, total, out=np.full(len(total), np.nan), where=total > 0)
-
-
-MEASURES: dict[str, dict[str, tuple[Scored, tuple[float, float]]]] = {
-    "continuous": {"spearman": (spearman, (-1, 1)), "r2": (r2, (-np.inf, 1))},
-    "categorical": {"auroc": (macro_auroc, (0, 1)), "balanced_accuracy": (balanced_accuracy, (0, 1))},
-}
-"""By kind of target, the headline first: how it is scored, and between which values."""
-
-
-def table(study: Study, scheme: Scheme) -> pd.DataFrame:
-    """The rows of one scheme in targets.csv, columns `COLUMNS`.
-
-    Raises
-    ------
-    CohortError
-        For a target that is known of too few patients to be scored.
-    """
-    if not study.targets:
-        return pd.DataFrame(columns=COLUMNS)
-    measured_jobs = [job for job in jobs(study) if job.scheme == scheme]
-    paths = [artefact(job).path for job in measured_jobs]
-    frames = [pd.read_parquet(path) for path in paths]
-    facts = read_meta(paths[0])["facts"]["targets"]
-    sites = read_benchmark(study).obs["site"] if scheme == "preserved-site" else None
-    rows = []
-    for name in study.targets:
-        parts = [frame[frame["target"] == name] for frame in frames]
-        for job, found in _scored(study, name, facts[name], parts, measured_jobs, sites):
-            rows.append({"scheme": scheme, "encoder": job.encoder, "probe": job.probe, "target": name, **found})
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _scored(
-    study: Study, name: str, facts: dict, parts: list[pd.DataFrame], of_jobs: list[Job], sites: pd.Series | None
-) -> list[tuple[Job, dict]]:
-    """A target's rows: every measure of every job, with intervals from the same samples of patients."""
-    classes = parts[0]["class"].unique()
-    shape = (len(classes), -1)
-    one = parts[0].iloc[: len(parts[0]) // len(classes)]
-    fold, patient_sites = one["fold"].to_numpy(), None if sites is None else sites[one["patient_id"]].to_numpy(str)
-    labels, n = np.unique(fold, return_counts=True)
-    counted = np.isin(fold, labels[n > RESERVED])
-    too_few = CohortError(
-        f"targets.{name} is known of {len(fold)} patients, too few to be scored in {study.folds.n} folds.",
-        "Leave the target out of study.yaml, or bring more patients.",
-    )
-    if not counted.any():
-        raise too_few
-    measured = parts[0]["measured"].to_numpy().reshape(shape).T[counted]
-    fold, patient_sites = fold[counted], None if sites is None else patient_sites[counted]
-    settings = study.ranking
-    weights = bootstrap.sample_weights(fold, draws=settings.bootstrap, seed=settings.seed, sites=patient_sites)
-    widening = 1.0 if sites is None else bootstrap.widening_for_sites(fold, patient_sites)
-    categorical = facts["kind"] == "categorical"
-    shared = {
-        **facts,
-        "n_unknown": facts["n_unknown"] + int((~counted).sum()),
-        "n_patients": len(fold),
-        "n_classes": len(classes) if categorical else 0,
-        "n_skipped": n_without_auroc(measured, fold) if categorical else _n_constant(measured[:, 0], fold),
-    }
-    rows = []
-    for measure_name, (score, (lowest, highest)) in MEASURES[facts["kind"]].items():
-        chance = {"auroc": 0.5, "balanced_accuracy": 1 / len(classes)}.get(measure_name, 0.0)
-        for job, part in zip(of_jobs, parts, strict=True):
-            predicted = part["predicted"].to_numpy().reshape(shape).T[counted]
-            estimate = score(measured, predicted, fold, np.ones((1, len(fold)), np.float32))[0]
-            sampled = score(measured, predicted, fold, weights)
-            if not (np.isfinite(estimate) and np.isfinite(sampled).any()):
-                raise too_few
-            draws = bootstrap.confidence_draws(estimate, sampled, widening=widening)
-            # Reflected draws may leave the range of the measure, where the truth cannot be.
-            low, high = np.clip(bootstrap.central_interval(draws), lowest, highest)
-            found = {"measure": measure_name, "score": estimate, "ci_low": low, "ci_high": high, "chance": chance}
-            rows.append((job, {**shared, **found}))
-    return rows
-
-
-def _n_constant(measured: np.ndarray, fold: np.ndarray) -> int:
-    return int(sum(np.ptp(measured[fold == label]) == 0 for label in np.unique(fold)))
