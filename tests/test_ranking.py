@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import trials
+import yaml
 
-from wsibench import null, ranking, regression
+from wsibench import assembly, cohort, null, ranking, regression
 from wsibench.errors import CohortError, NotReady
 from wsibench.ranking import TABLES, rank, read
 from wsibench.regression import jobs
+from wsibench.study import CHECKOUT, Study
 
 
 @pytest.fixture(autouse=True)
@@ -273,3 +275,35 @@ def test_without_an_adjustment_adjusted_is_the_board(study):
     assert not table["adjustment"].str.contains("subtype").any(), "no subtypes are known"
     for row in table[table["adjustment"] == "none"].itertuples():
         assert row.mean_rho == row.unadjusted_rho == pytest.approx(board.loc[(row.scheme, row.encoder), "mean_rho"])
+
+
+def test_another_cohort_and_other_features_need_another_study_yaml_and_no_code(data_root):
+    """The tracked study of 884 patients, 1558 genes and 607 features, pointed at 80, 5 and 13."""
+    folder, z = data_root / "own", trials.latent(80)
+    folder.mkdir()
+    rng, ids = np.random.default_rng(7), pd.Index([f"case {i}" for i in range(80)], name="patient_id")
+    patients = {"site": [f"H{i % 9}" for i in range(80)], "grade": [f"G{i % 3 + 1}" for i in range(80)]}
+    pd.DataFrame(patients, ids).to_csv(folder / "patients.csv")
+    genes = pd.DataFrame(z @ rng.normal(size=(3, 5)) + 0.3 * rng.normal(size=(80, 5)), ids, list("ABCDE"))
+    genes.assign(E=rng.normal(size=80)).to_csv(folder / "rna.csv")
+    features = z @ rng.normal(size=(3, 13)) + 0.3 * rng.normal(size=(80, 13))
+    pd.DataFrame(features, ids).to_csv(folder / "features.csv")
+    content = yaml.safe_load((CHECKOUT / "data" / "tcga-brca-hif" / "study.yaml").read_text())
+    content["cohort"] |= {"patients": "patients.csv", "expression": "rna.csv", "columns": {"subtype": "grade"}}
+    content["features"] = {"mine": {"table": "features.csv"}}
+    content["targets"] = {"grade": {"column": "subtype"}, "score": {"genes": ["A", "B"]}}
+    content["ranking"] |= {"gene_sets": {"read": ["A", "B"]}, "bootstrap": 200, "permutations": {"ridge": 4}}
+    content["probes"], content["folds"]["repeats"] = ["ridge", "pca-ridge"], 2
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    study = Study.load("own")
+    cohort.build(study)
+    assembly.assemble(study)
+    regression.regress(study)
+    board = rank(study)
+    competing = board[board["encoder"] == "mine"]
+    assert sorted(competing["probe"]) == ["pca-ridge"] * 2 + ["ridge"] * 2
+    assert (competing[["n_patients", "n_genes"]] == [80, 5]).all(axis=None)
+    assert (competing["mean_rho"] > 0.5).all()
+    assert (board.loc[board["encoder"] != "mine", "mean_rho"].abs() < 0.2).all()
+    scores = pd.read_parquet(study.scores_parquet).query("encoder == 'mine'")
+    assert (scores.groupby("gene")["rho"].max() > 0.5).to_dict() == dict.fromkeys("ABCD", True) | {"E": False}

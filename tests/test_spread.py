@@ -26,6 +26,9 @@ def test_splits_vary_and_ridge_has_no_seeds(data_root):
     assert len(both) == len(board)
     encoders = both[both["encoder"] != "site"]
     assert (encoders["n_splits"] == 3).all()
+    controls = both[both["encoder"] == "site"]
+    assert (controls["n_splits"] == 1).all()
+    np.testing.assert_allclose(controls["mean_rho"], controls["mean_rho_board"], atol=1e-6)
     assert encoders["sd_splits"].between(1e-4, 0.1).all()
     assert encoders["sd_patients"].gt(0).all()
     assert (encoders["mean_rho"] - encoders["mean_rho_board"]).abs().max() < 0.1

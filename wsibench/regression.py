@@ -57,8 +57,16 @@ class Job:
         contents = read_meta(study.benchmark_h5ad)["facts"]["contents"]
         made_from = [contents["patients"], contents["expression"], contents["features"][self.encoder]]
         section = {"probe": self.probe, "format": probe.format, **probe.settings(study), "seed": study.folds.seed}
+        if self.splits < study.folds.repeats:
+            section["splits"] = self.splits
         key = make_key(STAGE, FORMAT, section, [*made_from, _folds_key(study, self.scheme)])
         return Artefact(study.predictions_h5ad(self.scheme, self.encoder, self.probe), key)
+
+    @property
+    def splits(self) -> int:
+        """On how many splits it is fitted: a control, which no rank depends on, on the first alone."""
+        competes = self.encoder in (*self.study.encoders, *self.study.features)
+        return self.study.folds.repeats if competes else 1
 
     @property
     def artefacts(self) -> list[Artefact]:
@@ -137,7 +145,7 @@ def read_predictions(job: Job) -> "AnnData":
         X: float32 (patients, genes) in the unit of the study's expression, of external validation the
         test patients alone; layers["noise"]: what other training patients might have made of it, as
         `wsibench.halves.training_noise`; obs: fold, site; varm["rho_by_split"]: within-fold ρ of each
-        split of the patients (genes, splits), the first of which X is of; varm["rho_by_seed"]: of each
+        of the job's splits (genes, splits), the first of which X is of; varm["rho_by_seed"]: of each
         seed of a probe that has several (genes, seeds); uns["wsibench"]: key, study_key, chosen (JSON,
         by fold) and, from a probe that trains by epochs, curves (DataFrame: fold, seed, epoch, loss,
         validation_rho, chosen).
@@ -294,7 +302,7 @@ def _fit_job(job: Job) -> None:
     patients, benchmark, fold = load(job)
     started = time.perf_counter()
     found = fit(job, benchmark.X, patients, fold, with_halves=True)
-    others = [each.to_numpy() for _, each in folds.read_splits(job.study, job.scheme).iloc[:, 1:].items()]
+    others = [each.to_numpy() for _, each in folds.read_splits(job.study, job.scheme).iloc[:, 1 : job.splits].items()]
     splits = [(found.predicted, fold), *((fit(job, benchmark.X, patients, each).predicted, each) for each in others)]
     varm = {"rho_by_split": _rho(benchmark.X, splits)}
     if found.seeds is not None:

@@ -233,7 +233,7 @@ class Folds(Section):
     n: int = Field(5, ge=2)
     seed: int = 0
     repeats: int = Field(1, ge=1)
-    """Times the patients are divided, by seed, seed + 1, …: how much the choice of folds matters."""
+    """Times the patients are divided, by seed, seed + 1, …: how much the choice of folds matters to what competes."""
     given: dict[Scheme, str] = {}
     """Tables of folds made elsewhere, by scheme; `wsibench.foldfiles` reads them, and `n` and `seed` divide nothing."""
 
