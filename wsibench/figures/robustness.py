@@ -182,7 +182,7 @@ def site_meter(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
         rows.dot(axes[0], (row.encoder, ""), row.balanced_accuracy, height, ends, marker="o")
         text = f"{short(row.balanced_accuracy, 2)} ({short(row.ci_low, 2)}, {short(row.ci_high, 2)})"
         _remark(axes[0], text, height)
-    axes[0].set(title=_told(sites), xlabel="balanced accuracy (95 % interval)", xlim=(0, 1))
+    axes[0].set(title=_told(sites), xlabel="balanced accuracy (95 % interval)", xlim=(0, 1.03))
     handles = [Line2D([], [], color=INK, marker="|", ms=5, mew=1, lw=0, label="chance")]
     if not loss.empty:
         probes = sorted(loss["probe"].unique(), key=probe_order)
