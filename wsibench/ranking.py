@@ -1,5 +1,6 @@
 """The leaderboard: which encoder reads expression best, and how sure that is."""
 
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from wsibench.artefacts import Artefact, key_at, make_key, writing
 from wsibench.assembly import not_applicable
 from wsibench.caveats import expected as caveats_expected
 from wsibench.caveats import warn
+from wsibench.compute import map_slides
 from wsibench.encoders import tcga
 from wsibench.errors import CohortError, NotReady
 from wsibench.regression import Job, jobs
@@ -143,7 +145,7 @@ def rank(study: Study) -> pd.DataFrame:
     warn(study)
     made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
     if any(artefact.due() for artefact in made):
-        arms = [_rank_arm(study, scheme) for scheme in study.folds.schemes]
+        arms = _rank_arms(study)
         for artefact in made:
             name = artefact.path.stem
             parts = [part for arm in arms if len(part := arm[name])]
@@ -152,6 +154,16 @@ def rank(study: Study) -> pd.DataFrame:
             with writing(artefact) as path:
                 frame.to_parquet(path, index=False) if name == "scores" else frame.to_csv(path, index=False)
     return read(study, "leaderboard")
+
+
+def _rank_arms(study: Study) -> list[dict[str, pd.DataFrame]]:
+    """The rows of every scheme, each ranked by a process of its own."""
+    arms = {}
+    for scheme, arm in map_slides(partial(_rank_arm, study), study.folds.schemes, label="06 schemes"):
+        if isinstance(arm, BaseException):
+            raise arm
+        arms[scheme] = arm
+    return [arms[scheme] for scheme in study.folds.schemes]
 
 
 def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:

@@ -13,6 +13,7 @@ from wsibench.figures.style import (
     MUTED,
     PAGE_MM,
     described,
+    legend_columns,
     new_figure,
     number,
     palette,
@@ -64,7 +65,7 @@ def forest(leaderboard: pd.DataFrame, null: pd.DataFrame | None = None) -> Figur
         _numbers(ax, board, heights)
         ax.set_xlabel("mean gene-wise Spearman ρ (95 % interval)")
     handles = _forest_legend(rows, null is not None, set(marks.values()))
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)), columnspacing=1.4)
     return described(fig, _forest_alt(leaderboard, rows.pairs, schemes, null), leaderboard)
 
 

@@ -12,6 +12,7 @@ from wsibench.figures.style import (
     described,
     headed,
     left_out,
+    legend_columns,
     new_figure,
     number,
     probe_name,
@@ -71,7 +72,7 @@ def targets(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
         ax.set_visible(False)
     headed(fig, scheme_name(scheme) + left_out(len(shown), len(names), "targets"))
     handles = [Line2D([], [], color=INK, lw=0.8, ls=(0, (3, 2)), label="chance"), *rows.row_legend()]
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)), columnspacing=1.4)
     return described(fig, _targets_alt(part, names, len(shown), scheme), part)
 
 

@@ -69,9 +69,9 @@ def differences(table: pd.DataFrame, *, rope: float = 0.01) -> Figure:
     ax.set_xticks(np.arange(n) + 0.5, names[1:], rotation=90)
     ax.set_yticks(np.arange(n) + 0.5, names[:-1], rotation=0)
     ax.tick_params(length=0)
-    ax.set(
-        xlabel="", ylabel="", title=sentence_case(f"{scheme_name(scheme)}: mean ρ of the row less that of the column")
-    )
+    space = "\n" if n <= 5 else " "  # a column is narrower than the sentence
+    title = f"{scheme_name(scheme)}:{space}mean ρ of the row less that of the column"
+    ax.set(xlabel="", ylabel="", title=sentence_case(title))
     handles = [Line2D([], [], lw=0, label=f"{mark} {text}") for mark, text in _meaning(rope).items()]
     fig.legend(handles=handles, loc="outside lower left", handlelength=0, handletextpad=0, ncols=1 if n <= 5 else 2)
     return described(fig, _differences_alt(part, scheme, rope), part)

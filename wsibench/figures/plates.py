@@ -89,6 +89,11 @@ def _adjusted(study: Study) -> list[str] | None:
     return found if found and (rows(study, "adjusted")["adjustment"] != "none").any() else None
 
 
+def _gene_sets(study: Study) -> list[str] | None:
+    found = _with("sets")(study)
+    return found if found and (rows(study, "sets")["n_genes"] > 0).any() else None
+
+
 def _two_probes(study: Study) -> list[str] | None:
     return _ranked(study) if len(study.probes) > 1 else None
 
@@ -244,7 +249,7 @@ PLATES = (
         "Gene sets",
         "Mean ρ of each set (number of genes) with its 95 % interval. Grey: random sets of as many genes; a set beyond "
         "its band is read better, or worse, than any genes would be.",
-        _with("sets"),
+        _gene_sets,
     ),
     Plate(
         "targets",

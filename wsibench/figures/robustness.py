@@ -15,6 +15,7 @@ from wsibench.figures.style import (
     PAGE_MM,
     described,
     headed,
+    legend_columns,
     new_figure,
     number,
     per_cent,
@@ -69,7 +70,7 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     headed(fig, scheme_name(scheme))
     before = Line2D([], [], color=MUTED, marker="|", ms=5, mew=1, lw=0.9, label="before adjustment")
     handles = [before, *rows.row_legend()]
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)), columnspacing=1.4)
     return described(fig, _adjusted_alt(by, kinds, rows, scheme), part)
 
 
@@ -131,7 +132,7 @@ def spread(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(4))
     headed(fig, scheme_name(scheme))
     handles = rows.row_legend()
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)), columnspacing=1.4)
     return described(fig, _spread_alt(by, shown, rows, scheme), part)
 
 
@@ -170,7 +171,8 @@ def site_meter(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     """
     rows = Rows.of(sites.assign(probe=""), leaderboard)
     loss = _lost(leaderboard, set(sites["encoder"]))
-    fig = new_figure(PAGE_MM, 20 + 4.6 * len(rows.pairs))
+    pitch_mm = max(4.6, 2.2 * loss["probe"].nunique())
+    fig = new_figure(PAGE_MM, 20 + pitch_mm * len(rows.pairs))
     axes = fig.subplots(1, 1 if loss.empty else 2, sharey=True, squeeze=False)[0]
     rows.lay(axes, [encoder for encoder, *_ in rows.pairs])
     for row in sites.itertuples():
@@ -180,7 +182,7 @@ def site_meter(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
         rows.dot(axes[0], (row.encoder, ""), row.balanced_accuracy, height, ends, marker="o")
         text = f"{short(row.balanced_accuracy, 2)} ({short(row.ci_low, 2)}, {short(row.ci_high, 2)})"
         _remark(axes[0], text, height)
-    axes[0].set(title=_told(sites), xlabel="balanced accuracy (95 % interval)", xlim=(0, 1))
+    axes[0].set(title=_told(sites), xlabel="balanced accuracy (95 % interval)", xlim=(0, 1.03))
     handles = [Line2D([], [], color=INK, marker="|", ms=5, mew=1, lw=0, label="chance")]
     if not loss.empty:
         probes = sorted(loss["probe"].unique(), key=probe_order)
@@ -188,7 +190,7 @@ def site_meter(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
         handles += [Line2D([], [], color=INK, marker=probe_marker(p), lw=0, label=probe_name(p)) for p in probes]
     if rows.n_ranked < len(rows.pairs):
         handles.append(Line2D([], [], color=INK, marker="o", mfc="white", lw=0, label="control"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), columnspacing=1.4)
+    fig.legend(handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)), columnspacing=1.4)
     # A row an encoder and probe, so that the file can be read without the leaderboard.
     data = sites if loss.empty else sites.merge(loss, on="encoder", how="left")
     return described(fig, _meter_alt(sites, loss, rows), data)
@@ -209,7 +211,7 @@ def _told(sites: pd.DataFrame) -> str:
 
 
 def _losses(ax: Axes, rows: Rows, loss: pd.DataFrame, probes: list[str]) -> None:
-    shifts = dict(zip(probes, np.linspace(-0.22, 0.22, len(probes)) if len(probes) > 1 else [0.0], strict=True))
+    shifts = dict(zip(probes, np.linspace(-0.3, 0.3, len(probes)) if len(probes) > 1 else [0.0], strict=True))
     for row in loss.itertuples():
         height = rows.heights[row.encoder, ""] + shifts[row.probe]
         rows.dot(ax, (row.encoder, ""), row.rho_lost, height, (0, row.rho_lost), marker=probe_marker(row.probe))

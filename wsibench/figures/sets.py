@@ -49,7 +49,7 @@ def gene_sets(sets: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     leaderboard
         Gives the order of the encoders, and which are controls.
     """
-    scheme, part = primary(sets)
+    scheme, part = primary(sets[sets["n_genes"] > 0])  # of a set without genes there is nothing to draw
     rows = Rows.of(part, leaderboard, most=MOST_ROWS)
     part = rows.among(part)
     ranked = {pair[:2] for pair in rows.pairs[: rows.n_ranked or None]}

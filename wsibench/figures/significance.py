@@ -65,7 +65,7 @@ def significant(scores: pd.DataFrame, permuted: pd.DataFrame, leaderboard: pd.Da
     scheme, part = primary(scores)
     part = part.dropna(subset=["rho", "q"])
     rows = Rows.of(part, leaderboard, most=MOST_PANELS)
-    columns = min(len(rows.pairs), 2 if len(rows.pairs) <= 4 else 5)
+    columns = min(len(rows.pairs), 2 if len(rows.pairs) in (2, 4) else 5)
     n_rows = -(-len(rows.pairs) // columns)
     fig = new_figure(COLUMN_MM if columns <= 2 else PAGE_MM, 22 + 36 * n_rows)
     axes = fig.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()

@@ -91,7 +91,7 @@ def site_gap(leaderboard: pd.DataFrame) -> Figure:
     """
     rows = in_order(leaderboard)
     probes = sorted({probe for _, probe, _ in rows}, key=probe_order)
-    n_columns = min(len(probes), 3)
+    n_columns = 2 if len(probes) == 4 else min(len(probes), 3)
     n_rows = -(-len(probes) // n_columns)
     fig = new_figure(COLUMN_MM if n_columns == 1 else PAGE_MM, 68 * n_rows)
     axes = fig.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()

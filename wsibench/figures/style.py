@@ -157,6 +157,11 @@ def headed(fig: Figure, text: str) -> None:
     fig.suptitle(sentence_case(text), x=0.02, ha="left", fontsize=6.5)
 
 
+def legend_columns(n: int) -> int:
+    """Columns of a legend of `n` entries: at most six, and rows of about equal length."""
+    return -(-n // -(-n // 6))
+
+
 def left_out(shown: int, of: int, what: str) -> str:
     """What follows a heading where a page does not hold all there is; empty where it does."""
     return f"; {shown} of {of} {what}, all of them in the CSV" if shown < of else ""
