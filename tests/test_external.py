@@ -206,7 +206,8 @@ def test_stages_without_a_cohort_say_so(study):
     with pytest.raises(CohortError, match="The patients come from the studies a"):
         cohort.build(study)
     plates = ["forest", "rank_frequencies", "violins", "predicted_measured", "feature_map"]
-    assert [plate.name for plate in applying(study)] == plates
+    assert set(plates) <= {plate.name for plate in applying(study)}
+    assert "site_gap" not in {plate.name for plate in applying(study)}
     board = ranking.read(study, "leaderboard")
     assert report.answer(board).startswith("By external validation, good with ridge stands first")
     assert report.tables(board)[0]["meaning"] == "patients of another cohort than the one that was trained on"

@@ -40,6 +40,7 @@ def write_new(folder, **sections) -> Study:
         (folder / path).write_text(slide)
     pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(folder / "slides.csv", index=False)
     content = {"title": "New", "cohort": {"source": "local", "slides": "slides.csv"}, "encoders": ["colour"]}
+    content["controls"] = []
     (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
     return Study.load(folder.name)
 
@@ -277,7 +278,7 @@ def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
     ids = pd.Index([f"P{i}" for i in range(10)], name="patient_id")
     pd.DataFrame(values, ids, list("ABCD")).to_csv(train / "rna.csv")
     local = {"source": "local", "slides": "slides.csv"}
-    content = {"title": "T", "encoders": ["colour"], "folds": {"schemes": ["random-patient"]}}
+    content = {"title": "T", "encoders": ["colour"], "controls": [], "folds": {"schemes": ["random-patient"]}}
     text = yaml.safe_dump(content | {"cohort": local | {"expression": "rna.csv"}})
     (train / "study.yaml").write_text(text)
     content = {"title": "N", "encoders": ["colour"], "cohort": local, "limits": {"failed_slides": 0.5}}

@@ -55,7 +55,7 @@ class Found:
 
 
 def load_study(saved: Saved, name: str) -> Study:
-    """The study of the new patients.
+    """The study of the new patients, without the controls that run where study.yaml says nothing of them.
 
     Raises
     ------
@@ -63,12 +63,14 @@ def load_study(saved: Saved, name: str) -> Study:
         When there is none, with a study.yaml that would do.
     """
     try:
-        return Study.load(name)
+        study = Study.load(name)
     except StudyError as error:
         if name in studies():
             raise
         yaml = recipe.example(saved.encoder, saved.record["features"]["settings"])
         raise StudyError(error.what, f"{error.remedy}\n{_how_to(yaml)}") from None
+    # Nothing is compared: embedding slides for controls too would be for nothing.
+    return study.model_copy(update={"controls": []}) if study.controls is None else study
 
 
 def _how_to(yaml: str) -> str:

@@ -333,12 +333,17 @@ def _allowed(model: Any, section: list[str]) -> list[str]:
     for part in section:
         if part in (fields := getattr(model, "model_fields", {})):
             annotation = fields[part].annotation
-            arms = getattr(annotation, "__args__", ())
-            model = arms if arms else annotation
+            model = _arms(annotation) or annotation
         elif isinstance(model, tuple):
             tagged = [arm for arm in model if part in _tags(arm)]
             model = tagged[0] if tagged else next((arm for arm in model if hasattr(arm, "model_fields")), None)
     return list(getattr(model, "model_fields", {}))
+
+
+def _arms(annotation: Any) -> tuple[Any, ...]:
+    """What a union may be, unions within it included."""
+    arms = getattr(annotation, "__args__", ())
+    return tuple(inner for arm in arms for inner in (_arms(arm) or (arm,)))
 
 
 def _tags(arm: Any) -> tuple[Any, ...]:
