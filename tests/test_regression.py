@@ -185,7 +185,7 @@ def test_ridge_on_a_real_cohort_is_as_good_as_it_should_be(real_data):
 
 
 def test_other_splits_are_scored_and_predictions_are_those_of_the_first(folder):
-    once, thrice = (trials.assembled(folder, folds={"n": 3, "repeats": repeats}) for repeats in (1, 3))
+    once, thrice = (trials.assembled(folder, folds={"n": 3, "seed": 2, "repeats": repeats}) for repeats in (1, 3))
     found = []
     for study in (once, thrice):
         regress(study)

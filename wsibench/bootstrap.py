@@ -194,7 +194,10 @@ def _add_reranked(y_order, y_first, x_order, x_first, weights, n, z_sum, w_sum):
         for gene in range(len(y_order)):
             _walk(y_order[gene], y_first[gene], w, total, y, x, yy, xy)
             for row in range(len(x_order)):
-                _walk(x_order[row, gene], x_first[row, gene], w, total, x, y, xx, xy)
+                if x_first[row, gene].sum() == 1:  # the same for all, as of sites never seen: 0 in every sample
+                    xx[:] = 0
+                else:
+                    _walk(x_order[row, gene], x_first[row, gene], w, total, x, y, xx, xy)
                 for lane in range(LANES):
                     weight = total[lane] - 3
                     if weight <= 0 or yy[lane] < 0.1:

@@ -18,27 +18,28 @@ RESERVED = 3
 
 
 @njit(nogil=True, cache=True)
-def _midranks(values: np.ndarray, out: np.ndarray) -> None:
-    n, columns = values.shape
-    for column in range(columns):
-        one = values[:, column].copy()
-        order = np.argsort(one)
+def _midranks(values: np.ndarray, order: np.ndarray, out: np.ndarray) -> None:
+    rows, n = values.shape
+    for row in range(rows):
+        one, ascending, ranks = values[row], order[row], out[row]
         start = 0
         while start < n:
             stop = start
-            while stop + 1 < n and one[order[stop + 1]] == one[order[start]]:
+            while stop + 1 < n and one[ascending[stop + 1]] == one[ascending[start]]:
                 stop += 1
             for position in range(start, stop + 1):
-                out[order[position], column] = (start + stop) / 2
+                ranks[ascending[position]] = (start + stop) / 2
             start = stop + 1
 
 
 def centred_midranks(values: np.ndarray) -> np.ndarray:
     """Midranks of every column, shifted to mean 0 and scaled by 1 / n; float32, like `values` (n, columns)."""
-    out = np.empty(values.shape, np.float32)
-    _midranks(np.asarray(values, np.float32), out)
+    # NumPy sorts rows in vector registers, some times faster than compiled loops do.
+    rows = np.ascontiguousarray(values.T, np.float32)
+    out = np.empty(rows.shape, np.float32)
+    _midranks(rows, np.argsort(rows, axis=1), out)
     n = len(values)
-    return (out - (n - 1) / 2) / max(n, 1)
+    return ((out - (n - 1) / 2) / max(n, 1)).T
 
 
 @dataclass(frozen=True)

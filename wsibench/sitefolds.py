@@ -60,7 +60,11 @@ def hand_out(counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray
     even = _even(counts)
     weights = np.r_[SIZE_WEIGHT, np.ones(even.shape[1] - 1)]
     squares = _Squares(even.sum(axis=0) / n, weights)
-    outcomes = [_improved(_greedy(even, n, squares, rng), even, n, squares, rng) for _ in range(RESTARTS)]
+    outcomes = []
+    for _ in range(RESTARTS):
+        outcomes.append(_improved(_greedy(even, n, squares, rng), even, n, squares, rng))
+        if even.shape[1] == 1 and np.abs(_held(outcomes[-1], even, n) - squares.share).max() < 1:
+            return outcomes[-1]  # without subtypes, sizes to a patient are all there is to want
     costs = np.array([squares(_held(folds, even, n)).sum() for folds in outcomes])
     uneven = np.array([np.abs(_held(folds, even, n)[:, 0] - squares.share[0]).max() for folds in outcomes])
     sized = uneven <= max(uneven.min(), SIZE_TOLERANCE * squares.share[0])

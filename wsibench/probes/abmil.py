@@ -1,6 +1,8 @@
 """Gated attention multiple-instance learning for all genes at once: how `wsibench.probes.network` is trained."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +17,8 @@ from wsibench.sections import Abmil as AbmilSettings
 
 HELD_OUT = 0.15
 """Share of the training patients that selects the epoch."""
+TILES_AT_ONCE = 512
+"""Tiles that are predicted in one call, of as many patients as it takes."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,11 @@ class FittedAbmil:
         All tiles count, however many were trained on.
         """
         expression, attention = [], []
-        for bag in patients.bags:
-            each = [network.apply(bag) for network in self.networks]
+        for bags in _together(patients.bags):
+            each = [network.apply(bags) for network in self.networks]
             expression.append(np.stack([y for y, _ in each]))
-            attention.append(np.mean([a for _, a in each], axis=0))
-        return np.stack(expression, axis=1), attention
+            attention += _split(np.mean([a for _, a in each], axis=0), bags)
+        return np.concatenate(expression, axis=1), attention
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Those of every seed's network under its number, and what the networks were built by."""
@@ -100,13 +104,14 @@ class Network:
     """That products of tiles are computed in."""
     curve: pd.DataFrame
 
-    def apply(self, bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expression (genes,) and attention (tiles,) of one patient."""
+    def apply(self, bags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Expression of some patients, (n, genes), and attention of their tiles one patient after the other."""
         device = next(self.model.parameters()).device
-        tiles = Tiles.pack([self.projection.transform(bag)], device, self.dtype)
+        projected = self.projection.transform(np.concatenate(bags))
+        tiles = Tiles.pack(_split(projected, bags), device, self.dtype)
         with torch.inference_mode():
-            predicted, attention = self.model(*tiles.batch(np.array([0])))
-        return self.targets.invert(predicted.cpu().numpy()[0]), attention.cpu().numpy()
+            predicted, attention = self.model(*tiles.batch(np.arange(len(bags))))
+        return self.targets.invert(predicted.cpu().numpy()), attention.cpu().numpy()
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Weights, projection, statistics of the targets and curve; what the network was built by beside them."""
@@ -157,9 +162,12 @@ class Projection:
         """What the network sees of `tiles`, float32."""
         if self.components is None:
             return self.scaler.transform(tiles)
-        # The scale goes into the components: a bag is centred and multiplied, and nothing else.
-        scaled = self.components * (self.scaler.varies / self.scaler.scale)[:, None].astype(np.float32)
-        return (np.asarray(tiles, np.float32) - self.scaler.mean.astype(np.float32)) @ scaled
+        return (np.asarray(tiles, np.float32) - self.scaler.mean.astype(np.float32)) @ self.scaled
+
+    @cached_property
+    def scaled(self) -> np.ndarray:
+        """The components with the scale gone into them: a bag is centred and multiplied, and nothing else."""
+        return self.components * (self.scaler.varies / self.scaler.scale)[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -223,6 +231,23 @@ def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, see
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _together(bags: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """The bags in their order, as many at once as there are tiles for a product to be worth its call."""
+    waiting: list[np.ndarray] = []
+    for bag in bags:
+        waiting.append(bag)
+        if sum(map(len, waiting)) >= TILES_AT_ONCE:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _split(rows: np.ndarray, bags: list[np.ndarray]) -> list[np.ndarray]:
+    """Rows of tiles, as many for each patient as they have tiles."""
+    return np.split(rows, np.cumsum([len(bag) for bag in bags])[:-1])
 
 
 def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
