@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from wsibench.probes.abmil import Abmil, Projection, Targets
+from wsibench.probes import network
+from wsibench.probes.abmil import Abmil, Projection, Targets, train_epoch
 from wsibench.probes.base import Patients
 from wsibench.probes.network import GatedAttention, Tiles, dropout, product_type
 from wsibench.probes.ridge import Ridge
@@ -57,6 +58,21 @@ def test_gradients_of_packed_bags_are_those_of_a_loop(bags):
         gradients.append([p.grad.clone() for p in model.parameters()])
     for packed, looped in zip(*gradients, strict=True):
         torch.testing.assert_close(packed, looped, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_is_the_same_in_parts_that_fit_the_cache(bags, monkeypatch):
+    tiles, wanted, trained = Tiles.pack(bags, torch.device("cpu")), torch.randn(4, 7), []
+    for most in (4096, 8):
+        monkeypatch.setattr(network, "TILES_IN_CACHE", most)
+        torch.manual_seed(0)
+        model = GatedAttention(5, 7, SMALL.model_copy(update={"dropout": 0}))
+        optimiser = torch.optim.SGD(model.parameters(), 0.1)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
+        losses = [train_epoch(model, tiles, wanted, [np.arange(4)], optimiser, schedule) for _ in range(3)]
+        trained.append([torch.tensor(losses), *model.parameters()])
+    assert len(tiles.parts(np.arange(4))) == 4
+    for whole, parted in zip(*trained, strict=True):
+        torch.testing.assert_close(whole, parted)
 
 
 def test_tiles_in_bfloat16_give_nearly_what_float32_gives(bags):

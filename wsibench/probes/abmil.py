@@ -302,12 +302,14 @@ def train_epoch(
     model.train()
     loss = torch.zeros((), device=wanted.device)
     for patients in batches:
-        missed = nn.functional.mse_loss(model(*tiles.batch(patients))[0], wanted[patients])
         optimiser.zero_grad()
-        missed.backward()
+        for part in tiles.parts(patients):
+            predicted = model(*tiles.batch(part))[0]
+            missed = nn.functional.mse_loss(predicted, wanted[part]) * len(part)
+            (missed / len(patients)).backward()
+            loss += missed.detach()
         optimiser.step()
         schedule.step()
-        loss += missed.detach() * len(patients)
     return loss.item() / sum(map(len, batches))
 
 
