@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wsibench.study import CHECKOUT
+from wsibench.places import CHECKOUT
 
 pytestmark = pytest.mark.browser
 FLAGS = [

@@ -8,8 +8,8 @@ import nbformat
 import pytest
 import yaml
 
+from wsibench.places import CHECKOUT
 from wsibench.run import STAGES
-from wsibench.study import CHECKOUT
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 

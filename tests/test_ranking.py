@@ -8,9 +8,10 @@ import yaml
 
 from wsibench import assembly, cohort, null, ranking, regression
 from wsibench.errors import CohortError, NotReady
+from wsibench.places import CHECKOUT
 from wsibench.ranking import TABLES, rank, read
 from wsibench.regression import jobs
-from wsibench.study import CHECKOUT, Study
+from wsibench.study import Study
 
 
 @pytest.fixture(autouse=True)

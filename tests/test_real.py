@@ -12,7 +12,8 @@ import yaml
 from wsibench import assembly, cohort, ranking, regression, tiling
 from wsibench.artefacts import read_failures
 from wsibench.features import read_features
-from wsibench.study import CHECKOUT, Study
+from wsibench.places import CHECKOUT
+from wsibench.study import Study
 from wsibench.tiling import read_tiles
 
 pytestmark = pytest.mark.real

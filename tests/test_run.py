@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsibench.places import CHECKOUT
 from wsibench.run import STAGES, status, statuses
-from wsibench.study import CHECKOUT, Study
+from wsibench.study import Study
 
 MINI = """\
 title: A simulated cohort in miniature

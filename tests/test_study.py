@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from wsibench.errors import StudyError
-from wsibench.study import CHECKOUT, Study, studies
+from wsibench.places import CHECKOUT
+from wsibench.study import Study, studies
 
 SMALLEST = "title: T\ncohort: {source: simulate}\n"
 

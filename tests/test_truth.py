@@ -8,7 +8,8 @@ import pytest
 
 from wsibench import ranking
 from wsibench.artefacts import Artefact, key_at
-from wsibench.study import CHECKOUT, Study
+from wsibench.places import CHECKOUT
+from wsibench.study import Study
 
 ENCODERS = ["texture", "colour", "random-vit"]
 PLANTED = [

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from wsibench.compute import n_workers
 from wsibench.errors import WsibenchError
-from wsibench.study import Study, data_root
+from wsibench.places import data_root
+from wsibench.study import Study
 
 NEEDED_GB = 5.0
 """Free disk under which a run is likely to end early."""

@@ -19,7 +19,8 @@ from wsibench.artefacts import file_sha256
 from wsibench.bootstrap import central_interval
 from wsibench.errors import CohortError
 from wsibench.expression import read_gene_list
-from wsibench.study import CHECKOUT, Study
+from wsibench.places import CHECKOUT
+from wsibench.study import Study
 
 COLUMNS = [
     "scheme", "encoder", "probe", "set", "n_genes", "n_missing", "mean_rho", "ci_low", "ci_high", "random_mean",

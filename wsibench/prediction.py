@@ -12,10 +12,11 @@ from wsibench import cohort, embedding, recipe, tiling
 from wsibench.artefacts import Artefact, digest, file_sha256, make_key, read_failures, replacing
 from wsibench.errors import CohortError, FitError, NotReady, StudyError
 from wsibench.features import read_features
+from wsibench.places import data_root
 from wsibench.probes import offer
 from wsibench.probes.base import Patients
 from wsibench.saved import Saved
-from wsibench.study import Study, data_root, studies
+from wsibench.study import Study, studies
 from wsibench.tables import some
 from wsibench.vectors import from_table, pooled
 

@@ -13,7 +13,8 @@ from types import ModuleType
 
 from wsibench.artefacts import Artefact, make_key, read_failures, writing
 from wsibench.errors import NotReady, WsibenchError
-from wsibench.study import CHECKOUT, Study
+from wsibench.places import CHECKOUT
+from wsibench.study import Study
 
 FORMAT = 1
 Say = Callable[[str], None]

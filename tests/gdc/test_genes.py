@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsibench.study import CHECKOUT
+from wsibench.places import CHECKOUT
 
 
 def genes(name: str) -> list[str]:

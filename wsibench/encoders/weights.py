@@ -7,7 +7,8 @@ from pathlib import Path
 from wsibench.artefacts import digest, file_sha256, write_text
 from wsibench.encoders.registry import Encoder
 from wsibench.errors import WeightsError
-from wsibench.study import Study, data_root
+from wsibench.places import data_root
+from wsibench.study import Study
 
 FORMATS = (("*.safetensors",), ("*.bin", "*.pth"))
 """Files that hold weights, the preferred format first; the second is only read with ``weights_only``."""

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from wsibench.sections import Abmil as AbmilSettings
 
-
 TILES_IN_CACHE = 4096
 """Tiles that a CPU multiplies at once: of ten times as many, no layer's output is in the cache when it is needed."""
 
