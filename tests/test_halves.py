@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsibench import bootstrap, halves, scores
+from wsibench import bootstrap, halves, measures, scores, targetscores
 from wsibench.probes.base import Patients
 from wsibench.regression import out_of_fold
 
@@ -69,6 +69,17 @@ class LeastSquares:
             return patients.mean @ self.weights + self.centre
 
 
+@dataclass(frozen=True)
+class Remembered(LeastSquares):
+    """Keeps its fits: of each fold the fit on all, then those on two halves."""
+
+    fits: list[LeastSquares.Fitted] = field(default_factory=list)
+
+    def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> LeastSquares.Fitted:
+        self.fits.append(super().fit(patients, y))
+        return self.fits[-1]
+
+
 def test_where_nothing_is_to_be_found_the_score_varies_as_much_as_the_draws_say():
     n, genes, scored, with_halves, without = 100, 4, [], [], []
     for seed in range(300):
@@ -99,3 +110,22 @@ def test_sites_deviate_as_one_and_encoders_alike():
     assert together[0].std() > 2 * alone[0].std()
     assert np.array_equal(together[0], together[1])
     assert abs(together[0].mean()) < 0.1 * together[0].std()
+
+
+def test_r2_varies_about_its_truth_as_much_as_samples_and_draws_say():
+    n, wide, missed, sampled, drawn = 100, 12, [], [], []
+    slope = np.full((wide, 1), 0.15, np.float32)
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, wide)).astype(np.float32)
+        y = (x @ slope + rng.normal(size=(n, 1))).astype(np.float32)
+        ids, fold, probe = np.arange(n), np.arange(n) % 5, Remembered()
+        found = out_of_fold(probe, Patients(ids, ids, mean=x), y, fold, with_halves=True)
+        error = np.mean([np.square(f.weights - slope).sum() + f.centre[0] ** 2 + 1 for f in probe.fits[::3]])
+        missed.append(measures.r2(y, found.predicted, fold)[0] - (1 - error / (1 + np.square(slope).sum())))
+        one = (y[:, 0], found.predicted[:, 0], found.noise[:, 0])
+        drawn.append(halves.explained_draws(*one, fold, ids, draws=60, seed=seed).var())
+        weights = bootstrap.sample_weights(fold, draws=60, seed=seed)
+        sampled.append(targetscores.r2(y, found.predicted, fold, weights).var())
+    assert np.sqrt(np.mean(sampled) + np.mean(drawn)) == pytest.approx(np.std(missed), rel=0.1)
+    assert np.sqrt(np.mean(sampled)) < 0.9 * np.std(missed)

@@ -25,7 +25,15 @@ def test_agree_with_the_libraries(cohort):
         r = [pearsonr(y[fold == k], x[fold == k]).statistic for k in range(3)]
         assert measures.fold_pearson(measured, predicted, fold)[g] == pytest.approx(np.tanh(np.arctanh(r).mean()))
         assert measures.rmse(measured, predicted)[g] == pytest.approx(root_mean_squared_error(y, x))
-        assert measures.r2(measured, predicted, np.zeros(90))[g] == pytest.approx(r2_score(y, x), abs=1e-6)
+        unbiased = 1 - (1 - r2_score(y, x)) * 89 / 90
+        assert measures.r2(measured, predicted, np.zeros(90))[g] == pytest.approx(unbiased, abs=1e-6)
+
+
+def test_the_mean_of_all_patients_explains_nothing_in_folds_of_any_size():
+    measured = np.random.default_rng(0).normal(size=(400, 50)).astype(np.float32)
+    for size in (4, 40):
+        found = measures.r2(measured, np.zeros_like(measured), np.arange(400) // size)
+        assert found.mean() == pytest.approx(0, abs=0.02)
 
 
 def test_pooling_is_fooled_by_offsets_of_folds_and_the_rest_is_not(cohort):

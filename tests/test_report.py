@@ -211,7 +211,7 @@ def test_answer_names_the_first_and_how_sure():
     best = BOARD[(BOARD["scheme"] == "preserved-site") & (BOARD["rank"] == 1)].iloc[0]
     assert best["encoder"] in text
     assert f"{best['mean_rho']:.3f}" in text
-    assert "100%" in text
+    assert "100 %" in text
     assert "nothing to rank" in report.answer(BOARD[BOARD["rank"].isna()])
 
 

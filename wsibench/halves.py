@@ -131,10 +131,46 @@ def training_draws(
                 product = _left_over(y, x[members, batch]) * _relative(e[members, batch], x[members, batch])
                 deviation[row][:, members] += weight * (share[:, batch] @ product.T)
         deviation[:, :, members] -= deviation[:, :, members].mean(axis=2, keepdims=True)
+    return _drawn(deviation, clusters, draws, seed)
+
+
+def explained_draws(
+    measured: np.ndarray,
+    predicted: np.ndarray,
+    noise: np.ndarray,
+    fold: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    draws: int,
+    seed: int,
+) -> np.ndarray:
+    """As `training_draws`, of R²: what noise in a prediction does to its squared error, to first order.
+
+    Parameters
+    ----------
+    measured, predicted, noise
+        Of one target, (patients,).
+
+    Returns
+    -------
+    np.ndarray
+        float64 (draws,), of mean 0.
+    """
+    total, deviation = 0.0, 2 * (measured - predicted).astype(np.float64)
+    for label in np.unique(fold):
+        members = fold == label
+        total += np.square(measured[members] - measured[members].mean(dtype=np.float64)).sum()
+        deviation[members] *= noise[members] - noise[members].mean(dtype=np.float64)
+        deviation[members] -= deviation[members].mean()
+    return _drawn(deviation / total if total else np.zeros_like(deviation), clusters, draws, seed)
+
+
+def _drawn(deviation: np.ndarray, clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Sums of deviations (…, patients) whose signs and sizes are drawn cluster by cluster, (…, draws)."""
     _, cluster = np.unique(clusters, return_inverse=True)
-    together = np.zeros((*deviation.shape[:2], cluster.max() + 1))
-    np.add.at(together, (slice(None), slice(None), cluster), deviation)
-    return together @ np.random.default_rng(seed).standard_normal((together.shape[2], draws))
+    together = np.zeros((*deviation.shape[:-1], cluster.max() + 1))
+    np.add.at(together, (..., cluster), deviation)
+    return together @ np.random.default_rng(seed).standard_normal((together.shape[-1], draws))
 
 
 def _left_over(y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -28,12 +28,17 @@ def fold_pearson(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) 
 
 
 def r2(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Share of the variance within folds that is explained, (genes,); below 0 for worse than each fold's own mean."""
+    """Share of the variance within folds that is explained, (genes,); below 0 for worse than the mean of all patients.
+
+    Each fold's variance has n − 1 degrees of freedom: around the mean of the very patients that are predicted,
+    which no prediction can know, n would call a fit worse than it is by 1 / n of the variance.
+    """
     error, total = np.zeros(measured.shape[1]), np.zeros(measured.shape[1])
     for label in np.unique(fold):
         members = fold == label
         error += np.square(measured[members] - predicted[members], dtype=np.float64).sum(axis=0)
-        total += np.square(_centred(measured[members])).sum(axis=0)
+        n = int(members.sum())
+        total += np.square(_centred(measured[members])).sum(axis=0) * n / max(n - 1, 1)
     return 1 - np.divide(error, total, out=np.ones_like(total), where=total > 0)
 
 

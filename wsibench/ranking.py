@@ -39,7 +39,7 @@ from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
-FORMAT = 4
+FORMAT = 5
 STAGE = "ranking"
 FEWEST_PERMUTATIONS = 4
 """A gene's own null needs as many to have a spread."""

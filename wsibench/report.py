@@ -9,7 +9,7 @@ from wsibench import assembly, caveats, cohort, embedding, figures, findings, ra
 from wsibench.artefacts import Artefact, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.figures.plates import Plate, applying, rows
 from wsibench.figures.stage import inline
-from wsibench.figures.style import number, primary_scheme, probe_name, scheme_name, sentence_case
+from wsibench.figures.style import number, per_cent, primary_scheme, probe_name, scheme_name, sentence_case
 from wsibench.study import Study
 
 FORMAT = 4
@@ -172,8 +172,8 @@ def answer(board: pd.DataFrame) -> str:
         return f"{text}. Nothing else was ranked."
     second = ranked.iloc[1]
     return (
-        f"{text}, first in {first['p_best']:.0%} of the bootstrap draws. Second is {second['encoder']} with "
-        f"{probe_name(second['probe'])}, {number(second['mean_rho'])}, first in {second['p_best']:.0%}."
+        f"{text}, first in {per_cent(first['p_best'])} of the bootstrap draws. Second is {second['encoder']} with "
+        f"{probe_name(second['probe'])}, {number(second['mean_rho'])}, first in {per_cent(second['p_best'])}."
     )
 
 

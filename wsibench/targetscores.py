@@ -44,8 +44,8 @@ def r2(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, weights: n
         w, y = weights[:, members].astype(np.float64), measured[members, 0].astype(np.float64)
         error += w @ np.square(y - predicted[members, 0])
         # Around the fold's mean in every sample: the mean of a sample lies nearer to it than the truth does, and
-        # reflection would take that off the score.
-        total += w @ np.square(y - y.mean())
+        # reflection would take that off the score.  The fold's own mean takes a degree of freedom, as in measures.r2.
+        total += w @ np.square(y - y.mean()) * len(y) / max(len(y) - 1, 1)
     return 1 - np.divide(error, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
@@ -57,7 +57,7 @@ MEASURES: dict[str, dict[str, tuple[Scored, tuple[float, float]]]] = {
 
 
 def _deviations(measure: str, measured: np.ndarray, *of_one: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """What training on those tried on adds to a headline's samples, (draws,); 0 for the other measures.
+    """What training on those tried on adds to samples of a measure, (draws,); 0 for the balanced accuracy.
 
     The AUROC of a class of share p is 1/2 + ρ / √(12 p (1 − p)), with ρ the correlation of belonging to it
     with the rank of the prediction.
@@ -69,9 +69,12 @@ def _deviations(measure: str, measured: np.ndarray, *of_one: np.ndarray, draws: 
     of_one
         Predictions and their noise, (patients, classes); fold and clusters, (patients,).
     """
-    if measure not in ("spearman", "auroc"):
+    if measure == "balanced_accuracy":
         return np.zeros(draws)
     predicted, noise, fold, clusters = of_one
+    if measure == "r2":
+        one = measured[:, 0], predicted[:, 0], noise[:, 0]
+        return halves.explained_draws(*one, fold, clusters, draws=draws, seed=seed)
     each = np.eye(measured.shape[1], dtype=bool)
     rho = halves.training_draws(measured, [predicted], [noise], fold, clusters, each, draws=draws, seed=seed)[0]
     if measure == "spearman":

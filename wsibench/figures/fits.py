@@ -18,6 +18,7 @@ from wsibench.figures.style import (
     described,
     new_figure,
     palette,
+    per_cent,
     primary_scheme,
     probe_name,
     scheme_name,
@@ -69,7 +70,7 @@ def feature_map(
         ax.set_box_aspect(1)
         frame = pd.DataFrame(places, columns=["x", "y"]).assign(encoder=name, patient_id=benchmark.obs_names)
         frames.append(frame.assign(**{colour: benchmark.obs[colour].to_numpy()}))
-        gaps.append(f"{name} {_between(places, labels):.0%}")
+        gaps.append(f"{name} {per_cent(_between(places, labels))}")
     for ax in axes[len(names) :]:
         ax.remove()
     handles, texts = axes[0].get_legend_handles_labels()
@@ -97,7 +98,7 @@ def _embed(features: np.ndarray, basis: str) -> tuple[np.ndarray, list[str]]:
         return adata.obsm["X_umap"], ["UMAP 1", "UMAP 2"]
     sc.pp.pca(adata, n_comps=2, random_state=0)
     shares = adata.uns["pca"]["variance_ratio"]
-    return adata.obsm["X_pca"], [f"PC {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
+    return adata.obsm["X_pca"], [f"PC {i + 1} ({per_cent(share)} of the variance)" for i, share in enumerate(shares)]
 
 
 def _between(places: np.ndarray, labels: pd.Series) -> float:

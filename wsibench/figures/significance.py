@@ -130,7 +130,9 @@ def _legend() -> list:
 
 def _alt(data: pd.DataFrame, rows: Rows, scheme: str) -> str:
     share = data.groupby(PAIR)["genes_below_q"].sum()
-    values = [f"{encoder} with {probe_name(probe)} {share[encoder, probe]:.0%}" for encoder, probe, _ in rows.pairs]
+    values = [
+        f"{encoder} with {probe_name(probe)} {per_cent(share[encoder, probe])}" for encoder, probe, _ in rows.pairs
+    ]
     return sentence_case(
         f"histograms of gene-wise ρ against permuted pairing by {scheme_name(scheme)}; share of genes with q < .05: "
         f"{', '.join(values)}."

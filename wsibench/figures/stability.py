@@ -15,6 +15,7 @@ from wsibench.figures.style import (
     described,
     new_figure,
     palette,
+    per_cent,
     probe_marker,
     probe_name,
     probe_order,
@@ -75,7 +76,7 @@ def _rank_alt(frequencies: pd.DataFrame, schemes: list[str]) -> str:
     for scheme in schemes:
         part = frequencies[frequencies["scheme"] == scheme]
         first = part[part["rank"] == 1].sort_values(["frequency", *PAIR], ascending=[False, True, True])
-        shares = [f"{r.encoder} with {probe_name(r.probe)} in {r.frequency:.0%}" for r in first.itertuples()]
+        shares = [f"{r.encoder} with {probe_name(r.probe)} in {per_cent(r.frequency)}" for r in first.itertuples()]
         parts.append(f"By {scheme_name(scheme)} first place goes to {', '.join(shares)} of the draws.")
     return "Heat map of rank frequencies over bootstrap draws of patients. " + " ".join(parts)
 
