@@ -6,7 +6,9 @@ Ridge: a penalty of its own for every gene, chosen within each of five training 
 wsibench chooses by squared error over grouped inner folds, sklearn's RidgeCV(alpha_per_target=True) over patients
 left out one by one, the only way it offers; penalties and standardisation are the same.  Predictions of the first
 fit are compared where both chose the same penalty.
-sklearn is run for `--peer-fits` of the fits and extrapolated.  `--full`: 20,000 genes, 1,000 patients, 5 encoders.
+With it stands what 05_regression spends: the same fits, and those on two halves of every training fold that tell the
+noise of its patients.  sklearn is run for `--peer-fits` of the fits and extrapolated.
+`--full`: 20,000 genes, 1,000 patients, 5 encoders.
 
 Attention MIL: epochs as the probe trains them, in float32 and, where the CPU has instructions for it (or with
 `--bfloat16`), with the products of tiles in bfloat16, against a plain loop: a forward pass a bag in float32, torch's
@@ -80,6 +82,21 @@ def sklearn(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, 
     scaler, targets = StandardScaler().fit(x), StandardScaler().fit(y)
     ridge = RidgeCV(ALPHAS * x.shape[1], alpha_per_target=True).fit(scaler.transform(x), targets.transform(y))
     return targets.inverse_transform(ridge.predict(scaler.transform(new))), ridge.alpha_ / x.shape[1]
+
+
+def with_halves(asked: argparse.Namespace) -> dict[str, float]:
+    """All fits as 05_regression makes them, those on halves among them."""
+    from wsibench.probes.base import Patients
+    from wsibench.probes.ridge import Ridge
+    from wsibench.regression import out_of_fold
+
+    ids, cpu_s = np.arange(asked.patients), 0.0
+    for encoder in range(asked.encoders):
+        x, y = cohort(asked.patients, asked.genes, asked.width, encoder)
+        started = _cpu()
+        out_of_fold(Ridge(), Patients(ids, ids, mean=x), y, ids % FOLDS, with_halves=True)
+        cpu_s += _cpu() - started
+    return {"cpu_s": cpu_s, "fits": 3 * FOLDS * asked.encoders, "peak_gb": _peak()}
 
 
 def ridge(way: str, asked: argparse.Namespace, kept: Path) -> dict[str, float]:
@@ -219,13 +236,14 @@ def compare_ridge(asked: argparse.Namespace) -> None:
     sizes = [f"--{name}={vars(asked)[name]}" for name in ("genes", "patients", "width", "encoders")]
     found, kept = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for way in ("ours", "sklearn"):
+        for way in ("ours", "halves", "sklearn"):
             path = Path(folder, f"{way}.npz")
             found[way] = measured("--way", way, *sizes, f"--peer-fits={asked.peer_fits}", f"--kept={path}")
-            kept[way] = dict(np.load(path))
             row = found[way]
-            said = f"{row['fits']} of {asked.encoders * FOLDS} fits run"
+            said = f"{row['fits']} of {asked.encoders * FOLDS * (3 if way == 'halves' else 1)} fits run"
             print(f"  {way:<10} {row['cpu_s']:>8.1f} CPU s  peak {row['peak_gb']:.2f} GB  ({said})", flush=True)
+            if path.exists():
+                kept[way] = dict(np.load(path))
     same = kept["ours"]["alpha"] == kept["sklearn"]["alpha"]
     same |= np.isclose(kept["ours"]["alpha"], kept["sklearn"]["alpha"])
     apart = np.abs(kept["ours"]["predicted"] - kept["sklearn"]["predicted"])[:, same].max(initial=0)
@@ -273,7 +291,7 @@ def main() -> None:
     if asked.network:
         print(json.dumps(attention(asked.way, asked.network)))
     elif asked.way:
-        print(json.dumps(ridge(asked.way, asked, asked.kept)))
+        print(json.dumps(with_halves(asked) if asked.way == "halves" else ridge(asked.way, asked, asked.kept)))
     else:
         if not asked.skip_ridge:
             compare_ridge(asked)
