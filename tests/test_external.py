@@ -145,6 +145,7 @@ def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
         predictions = read_predictions(job)
         assert predictions.obs_names.tolist() == test.obs_names.tolist()
         assert predictions.obs["fold"].eq(0).all()
+        assert not predictions.layers["noise"].any(), "nobody who is predicted has trained a fit"
     seen, held = (
         Patients(each.obs_names.to_numpy(), each.obs["site"].to_numpy(str), each.obsm["good"]) for each in (train, test)
     )

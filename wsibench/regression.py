@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "expected", "fit", "jobs", "not_applicable", "out_of_fold", "read_predictions", "regress"]
 
-FORMAT = 3
+FORMAT = 4
 STAGE = "regression"
 
 ROUNDING = 1e-5
@@ -144,7 +144,7 @@ def read_predictions(job: Job) -> "AnnData":
     AnnData
         X: float32 (patients, genes) in the unit of the study's expression, of external validation the
         test patients alone; layers["noise"]: what other training patients might have made of it, as
-        `wsibench.halves.training_noise`; obs: fold, site; varm["rho_by_split"]: within-fold ρ of each
+        `wsibench.halves.training_noise`, 0 of external validation; obs: fold, site; varm["rho_by_split"]: within-fold ρ of each
         of the job's splits (genes, splits), the first of which X is of; varm["rho_by_seed"]: of each
         seed of a probe that has several (genes, seeds); uns["wsibench"]: key, study_key, chosen (JSON,
         by fold) and, from a probe that trains by epochs, curves (DataFrame: fold, seed, epoch, loss,
@@ -198,7 +198,7 @@ class OutOfFold:
     seeds: np.ndarray | None
     """The same of each seed, (seeds, patients, genes), from a probe that has several."""
     noise: np.ndarray | None
-    """Noise of the training patients in it, (patients, genes), where halves were fitted."""
+    """What intervals have to put back: noise of training patients who are predicted too, (patients, genes)."""
     attention: list[np.ndarray]
     """(tiles,) a patient who is held out; empty unless the probe attends."""
     chosen: dict[str, dict[str, Any]]
@@ -219,6 +219,8 @@ def out_of_fold(
         Fold that holds each patient out, (patients,); below 0 for patients who are trained on in every fold.
     with_halves
         Also fit on two halves of every fold's training patients, to tell the noise in its predictions.
+        Not where one fold is all that is held out: whoever is predicted there has trained no fit, what chance
+        does to them stands in the score once, as samples of them show it, and the noise to put back is 0.
 
     Raises
     ------
@@ -226,11 +228,12 @@ def out_of_fold(
         When a fold leaves fewer than three patients to train on.
     """
     predicted = np.full(y.shape, np.nan, np.float32)
-    noise = np.full(y.shape, np.nan, np.float32) if with_halves else None
+    labels = np.unique(fold[fold >= 0])
+    noise = np.full(y.shape, np.nan if len(labels) > 1 else 0, np.float32) if with_halves else None
     by_seed: np.ndarray | None = None
     attention: dict[int, np.ndarray] = {}
     chosen, curves = {}, []
-    for label in np.unique(fold[fold >= 0]):
+    for label in labels:
         train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
         if len(train) < 3:
             raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
@@ -240,7 +243,7 @@ def out_of_fold(
         if len(seeds) > 1:
             by_seed = np.empty((len(seeds), *y.shape), np.float32) if by_seed is None else by_seed
             by_seed[:, held] = seeds
-        if noise is not None:
+        if noise is not None and len(labels) > 1:
             noise[held] = _noise(probe, patients.take(train), y[train], patients.take(held), predicted[held], seed)
         if isinstance(fitted, Attends):
             attention |= zip(held.tolist(), weights, strict=True)
