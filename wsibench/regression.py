@@ -144,11 +144,11 @@ def read_predictions(job: Job) -> "AnnData":
     AnnData
         X: float32 (patients, genes) in the unit of the study's expression, of external validation the
         test patients alone; layers["noise"]: what other training patients might have made of it, as
-        `wsibench.halves.training_noise`, 0 of external validation; obs: fold, site; varm["rho_by_split"]: within-fold ρ of each
-        of the job's splits (genes, splits), the first of which X is of; varm["rho_by_seed"]: of each
-        seed of a probe that has several (genes, seeds); uns["wsibench"]: key, study_key, chosen (JSON,
-        by fold) and, from a probe that trains by epochs, curves (DataFrame: fold, seed, epoch, loss,
-        validation_rho, chosen).
+        `wsibench.halves.training_noise`, 0 of external validation; obs: fold, site;
+        varm["rho_by_split"]: within-fold ρ of each of the job's splits (genes, splits), the first of
+        which X is of; varm["rho_by_seed"]: of each seed of a probe that has several (genes, seeds);
+        uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains by epochs,
+        curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
     """
     import anndata
 

@@ -35,8 +35,8 @@ INTERVAL = (
 EXTERNAL_INTERVAL = (
     "The 95 % interval is for new patients such as those of the test cohort, and for new sites where it has several "
     "known ones: these are drawn anew and ranked anew, the same draws for every encoder, and the draws are reflected "
-    "at the estimate. What chance in the training patients adds is told from fits on halves of them; another training "
-    "cohort would give others. How often it holds the truth has not been measured."
+    "at the estimate. It is about this fit; another training cohort would give another. How often such intervals hold "
+    "the truth was measured in simulated cohorts (docs/validity.md)."
 )
 MEANING = {
     "preserved-site": "new patients of new sites, the arm that the study is read by",
