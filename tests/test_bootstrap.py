@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import norm, rankdata, spearmanr
 
 from wsibench import bootstrap, scores
 
@@ -165,6 +165,30 @@ def test_holm_by_hand():
     assert bootstrap.holm(np.array([])).size == 0
 
 
-def test_two_sided_p_has_a_floor_and_a_ceiling():
-    assert bootstrap.two_sided_p(np.ones(999)) == pytest.approx(2 / 1000)
+def test_two_sided_p_is_the_share_of_draws_beyond_zero_and_further_out_the_tail():
+    draws = norm.ppf((np.arange(999) + 0.5) / 999)
+    for distance in (0.5, 1.0, 2.0):
+        beyond = (draws + distance <= 0).sum()
+        assert bootstrap.two_sided_p(draws + distance) == pytest.approx(2 * (beyond + 1) / 1000)
+    for distance in (3.0, 4.5):
+        for sign in (1, -1):
+            found = bootstrap.two_sided_p(sign * (draws + distance))
+            assert found == pytest.approx(2 * norm.sf(distance), rel=0.1)
     assert bootstrap.two_sided_p(np.zeros(999)) == 1
+    assert bootstrap.two_sided_p(np.ones(999)) == pytest.approx(2 / 1000)  # draws that do not vary have no tail
+
+
+def test_far_out_few_sites_tell_less_and_at_five_per_cent_the_widening_says_it_all():
+    draws = norm.ppf((np.arange(99) + 0.5) / 99)
+    draws /= draws.std(ddof=1)
+    for freedom in (1, 5, 50):
+        assert bootstrap.two_sided_p(draws + 1.96, freedom) == pytest.approx(0.05, abs=0.011)
+    far = [bootstrap.two_sided_p(draws + 6, freedom) for freedom in (1, 5, 50, np.inf)]
+    assert far == sorted(far, reverse=True)
+    assert far[0] > 0.01
+    assert far[-1] < 1e-8
+
+
+def test_a_hundred_pairs_that_are_far_apart_are_told_apart():
+    draws = np.random.default_rng(0).normal(5, 1, size=(100, 500))
+    assert bootstrap.holm(np.array([bootstrap.two_sided_p(each) for each in draws])).max() < 0.05

@@ -142,6 +142,8 @@ def _sampled_rho(
         return [np.tanh(a / b) for a, b in zip(z, weight, strict=True)]
 
 
+FEWEST_BEYOND = 10
+"""Draws beyond 0 that tell how many there are to a third."""
 LANES = 64
 """Samples that are walked together: as many float32 as a few vector registers hold."""
 
@@ -263,6 +265,11 @@ def confidence_draws(estimate: np.ndarray, draws: np.ndarray, *, widening: float
     return 2 * estimate - middle - widening * (draws - middle)
 
 
+def freedom_of_sites(fold: np.ndarray, sites: np.ndarray) -> int:
+    """Degrees of freedom of a spread told by k sites in F folds, each scored around its own mean: k − F, at least 1."""
+    return max(1, len(np.unique(sites)) - len(np.unique(fold)))
+
+
 def widening_for_sites(fold: np.ndarray, sites: np.ndarray) -> float:
     """How much too narrow a bootstrap of k sites in F folds is: √(k / (k − F)) · t(k − F) / z, at 95 %.
 
@@ -270,10 +277,15 @@ def widening_for_sites(fold: np.ndarray, sites: np.ndarray) -> float:
     less than there are; and a spread that k − F sites tell is itself uncertain.  With as few sites as folds
     one degree of freedom is assumed, and the interval is as wide as what is known.
     """
+    k, free = len(np.unique(sites)), freedom_of_sites(fold, sites)
+    return float(np.sqrt(k / free) * _t_over_z(free))
+
+
+def _t_over_z(freedom: float) -> float:
+    """How much wider than a normal's the central 95 % of Student's t are."""
     from scipy.stats import norm, t
 
-    k, free = len(np.unique(sites)), max(1, len(np.unique(sites)) - len(np.unique(fold)))
-    return float(np.sqrt(k / free) * t.ppf(0.975, free) / norm.ppf(0.975))
+    return t.ppf(0.975, freedom) / norm.ppf(0.975)
 
 
 def central_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -300,11 +312,29 @@ def rank_frequencies(draws: np.ndarray) -> np.ndarray:
     return frequency
 
 
-def two_sided_p(draws: np.ndarray) -> float:
-    """Bootstrap p-value of a difference against 0; never below 2 / (draws + 1)."""
+def two_sided_p(draws: np.ndarray, freedom: float = np.inf) -> float:
+    """p-value of a difference against 0, from draws of where its truth lies.
+
+    Twice the share of draws beyond 0 and, where fewer than `FEWEST_BEYOND` are, the tail of Student's t with
+    the spread of the draws.  A share alone could not be below 2 / (draws + 1), and corrected for a hundred
+    pairs of encoders that tells none of them apart, however far apart they are.
+
+    Parameters
+    ----------
+    draws
+        (draws,).
+    freedom
+        Degrees of freedom that the draws were widened for; of `freedom_of_sites` where sites are drawn.
+    """
+    from scipy.stats import t
+
     draws = draws[np.isfinite(draws)]
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
+    share = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
+    if tail >= FEWEST_BEYOND or not np.ptp(draws):
+        return float(share)
+    distance = abs(draws.mean()) / draws.std(ddof=1) * _t_over_z(freedom)
+    return float(min(share, 2 * t.sf(distance, freedom)))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ from wsibench.study import Study
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
-FORMAT = 5
+FORMAT = 6
 STAGE = "ranking"
 FEWEST_PERMUTATIONS = 4
 """A gene's own null needs as many to have a spread."""
@@ -268,6 +268,8 @@ def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.nda
 def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray, found: list[scores.FoldScores]) -> pd.DataFrame:
     """Every pair of competitors, on the same patients in every draw, and from fold to fold."""
     order = [row for row in np.argsort(-rho.mean(axis=1), kind="stable") if arm.ranked[row]]
+    sites = arm.drawn_sites
+    freedom = np.inf if sites is None else bootstrap.freedom_of_sites(arm.fold, sites)
     rows = []
     for a, b in combinations(order, 2):
         delta = draws[a] - draws[b]
@@ -277,7 +279,8 @@ def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray, found: list[score
         rows.append({
             "scheme": arm.scheme, "encoder_a": arm.jobs[a].encoder, "probe_a": arm.jobs[a].probe,
             "encoder_b": arm.jobs[b].encoder, "probe_b": arm.jobs[b].probe,
-            "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high, "p": bootstrap.two_sided_p(delta),
+            "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high,
+            "p": bootstrap.two_sided_p(delta, freedom),
             "p_rope": float((np.abs(delta[np.isfinite(delta)]) < arm.study.ranking.rope).mean()),
             "p_corrected_t": correlated.corrected_t(folds), "p_a_better": a_better, "p_equal": equal,
             "p_b_better": b_better,
