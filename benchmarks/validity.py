@@ -125,22 +125,25 @@ def coverage_trial(cell: Cell, seed: int) -> list[Row]:
     """One cohort of two equal encoders: a row a method."""
     cohort = Cohort.draw(cell, seed)
     scored = Scored.of(cohort)
-    rho, truth = scored.rho[0], scored.truth[0]
-    gap, true_gap = scored.rho.mean(axis=1), scored.truth.mean(axis=1)
-    rows = []
-    for method, draws in drawn(cohort, scored, seed).items():
-        low, high = bootstrap.central_interval(draws[0])
-        delta = draws[0] - draws[1]
-        delta_low, delta_high = bootstrap.central_interval(delta)
-        rows.append({
-            "method": method, "truth": truth.mean(), "bias_mean": rho.mean() - truth.mean(),
-            "bias_median": np.median(rho) - np.median(truth), "width": high - low,
-            "covers": low <= truth.mean() <= high,
-            "delta_covers": delta_low <= true_gap[0] - true_gap[1] <= delta_high,
-            "false_verdicts": bootstrap.two_sided_p(delta) < 0.05,
-            "false_wilcoxon": wilcoxon(scored.rho[0] - scored.rho[1]).pvalue < 0.05, "delta": gap[0] - gap[1],
-        })  # fmt: skip
-    return rows
+    rho, truth = scored.rho.mean(axis=1), scored.truth.mean(axis=1)
+    of_genes = {
+        "bias_median": np.median(scored.rho[0]) - np.median(scored.truth[0]), "delta": rho[0] - rho[1],
+        "false_wilcoxon": wilcoxon(scored.rho[0] - scored.rho[1]).pvalue < 0.05,
+    }  # fmt: skip
+    found = drawn(cohort, scored, seed)
+    return [{"method": method, **_holds(draws, rho, truth), **of_genes} for method, draws in found.items()]
+
+
+def _holds(draws: np.ndarray, rho: np.ndarray, truth: np.ndarray) -> Row:
+    """Whether draws (2, draws) hold the truth (2,) about mean ρ (2,) of the first encoder and of the difference."""
+    low, high = bootstrap.central_interval(draws[0])
+    delta = draws[0] - draws[1]
+    delta_low, delta_high = bootstrap.central_interval(delta)
+    return {
+        "truth": truth[0], "bias_mean": rho[0] - truth[0], "width": high - low, "covers": low <= truth[0] <= high,
+        "delta_covers": delta_low <= truth[0] - truth[1] <= delta_high,
+        "false_verdicts": bootstrap.two_sided_p(delta) < 0.05,
+    }  # fmt: skip
 
 
 def power_trial(cell: Cell, seed: int) -> list[Row]:
@@ -195,14 +198,7 @@ def external_trial(cell: Cell, seed: int) -> list[Row]:
     sampled = bootstrap.sampled_means(test.y, predicted, fold, weights, method="reranked")[:, 0]
     widening = bootstrap.widening_for_sites(fold, test.site)
     draws = bootstrap.confidence_draws(rho, sampled, widening=widening)
-    low, high = bootstrap.central_interval(draws[0])
-    delta = draws[0] - draws[1]
-    delta_low, delta_high = bootstrap.central_interval(delta)
-    return [{
-        "truth": truth[0], "bias_mean": rho[0] - truth[0], "width": high - low, "covers": low <= truth[0] <= high,
-        "delta_covers": delta_low <= truth[0] - truth[1] <= delta_high,
-        "false_verdicts": bootstrap.two_sided_p(delta) < 0.05,
-    }]  # fmt: skip
+    return [_holds(draws, rho, np.array(truth))]
 
 
 @dataclass(frozen=True)

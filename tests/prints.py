@@ -22,7 +22,7 @@ def visible(fig):
     return [(text, text.get_window_extent(renderer)) for text in texts if text not in hidden]
 
 
-def says(fig, labels):
+def assert_says(fig, labels):
     """The labels stand on the figure, which has a text and numbers of its own."""
     texts = {text.get_text() for text in fig.findobj(Text)}
     assert set(labels) <= texts
@@ -30,7 +30,7 @@ def says(fig, labels):
     assert len(fig.data)
 
 
-def has_a_printed_size(fig):
+def assert_printed_size(fig):
     """One or two columns wide, no higher than a page, in type that can be read."""
     width, height = fig.get_size_inches() * 25.4
     assert width == pytest.approx(89) or width == pytest.approx(183)
@@ -38,7 +38,7 @@ def has_a_printed_size(fig):
     assert all(5 <= text.get_fontsize() <= 7 for text, _ in visible(fig))
 
 
-def keeps_labels_apart(fig):
+def assert_labels_apart(fig):
     """Labels neither overlap nor leave the page."""
     found = visible(fig)
     page = fig.bbox.padded(1)

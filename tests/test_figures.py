@@ -70,15 +70,15 @@ def plot(request):
 
 
 def test_says_what_it_shows(plot):
-    prints.says(*plot)
+    prints.assert_says(*plot)
 
 
 def test_has_a_printed_size(plot):
-    prints.has_a_printed_size(plot[0])
+    prints.assert_printed_size(plot[0])
 
 
 def test_labels_neither_overlap_nor_leave_the_page(plot):
-    prints.keeps_labels_apart(plot[0])
+    prints.assert_labels_apart(plot[0])
 
 
 def test_forest_numbers_and_null():

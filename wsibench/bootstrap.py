@@ -142,8 +142,6 @@ def _sampled_rho(
         return [np.tanh(a / b) for a, b in zip(z, weight, strict=True)]
 
 
-FEWEST_BEYOND = 10
-"""Draws beyond 0 that tell how many there are to a third."""
 LANES = 64
 """Samples that are walked together: as many float32 as a few vector registers hold."""
 
@@ -310,6 +308,10 @@ def rank_frequencies(draws: np.ndarray) -> np.ndarray:
         taken = (above <= rank) & (rank < above + level)
         frequency[:, rank] = (taken / level).mean(axis=1)
     return frequency
+
+
+FEWEST_BEYOND = 10
+"""Draws beyond 0 that tell how many there are to a third."""
 
 
 def two_sided_p(draws: np.ndarray, freedom: float = np.inf) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsibench.scores import RESERVED, centred_midranks
+from wsibench.scores import RESERVED, centred_midranks, squares_within_folds
 
 GENE_BATCH = 1024
 """Genes looked at at once."""
@@ -156,10 +156,9 @@ def explained_draws(
     np.ndarray
         float64 (draws,), of mean 0.
     """
-    total, deviation = 0.0, 2 * (measured - predicted).astype(np.float64)
+    total, deviation = squares_within_folds(measured, fold).sum(), 2 * (measured - predicted).astype(np.float64)
     for label in np.unique(fold):
         members = fold == label
-        total += np.square(measured[members] - measured[members].mean(dtype=np.float64)).sum()
         deviation[members] *= noise[members] - noise[members].mean(dtype=np.float64)
         deviation[members] -= deviation[members].mean()
     return _drawn(deviation / total if total else np.zeros_like(deviation), clusters, draws, seed)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wsibench.scores import RESERVED, centred_midranks, fisher_mean
+from wsibench.scores import RESERVED, centred_midranks, fisher_mean, squares_within_folds
 
 ROUNDING = 1e-5
 """Share of a column's norm below which a residual in float32 is rounding."""
@@ -30,15 +30,10 @@ def fold_pearson(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) 
 def r2(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Share of the variance within folds that is explained, (genes,); below 0 for worse than the mean of all patients.
 
-    Each fold's variance has n − 1 degrees of freedom: around the mean of the very patients that are predicted,
-    which no prediction can know, n would call a fit worse than it is by 1 / n of the variance.
+    The variance is that of `wsibench.scores.squares_within_folds`.
     """
-    error, total = np.zeros(measured.shape[1]), np.zeros(measured.shape[1])
-    for label in np.unique(fold):
-        members = fold == label
-        error += np.square(measured[members] - predicted[members], dtype=np.float64).sum(axis=0)
-        n = int(members.sum())
-        total += np.square(_centred(measured[members])).sum(axis=0) * n / max(n - 1, 1)
+    error = np.square(measured - predicted, dtype=np.float64).sum(axis=0)
+    total = squares_within_folds(measured, fold).sum(axis=0)
     return 1 - np.divide(error, total, out=np.ones_like(total), where=total > 0)
 
 

@@ -229,7 +229,7 @@ def out_of_fold(
     """
     predicted = np.full(y.shape, np.nan, np.float32)
     labels = np.unique(fold[fold >= 0])
-    noise = np.full(y.shape, np.nan if len(labels) > 1 else 0, np.float32) if with_halves else None
+    noise = np.zeros(y.shape, np.float32) if with_halves else None
     by_seed: np.ndarray | None = None
     attention: dict[int, np.ndarray] = {}
     chosen, curves = {}, []

@@ -42,6 +42,21 @@ def centred_midranks(values: np.ndarray) -> np.ndarray:
     return ((out - (n - 1) / 2) / max(n, 1)).T
 
 
+def squares_within_folds(measured: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Squared distances from the fold's mean, float64 (n, columns), that add up to n times the variance.
+
+    The mean is that of the very patients it is taken from, which no prediction can know, and takes a degree of
+    freedom: without n / (n − 1) any prediction would look worse than it is by 1 / n of the variance.
+    """
+    squares = np.empty(measured.shape)
+    for label in np.unique(fold):
+        members = fold == label
+        n = np.count_nonzero(members)
+        centred = measured[members] - measured[members].mean(axis=0, dtype=np.float64)
+        squares[members] = np.square(centred) * n / max(n - 1, 1)
+    return squares
+
+
 @dataclass(frozen=True)
 class FoldScores:
     """Spearman correlations within each held-out fold.

@@ -11,7 +11,7 @@ from wsibench.assembly import read_benchmark
 from wsibench.discrimination import balanced_accuracy, macro_auroc, n_without_auroc
 from wsibench.errors import CohortError
 from wsibench.regression import Job, jobs
-from wsibench.scores import RESERVED
+from wsibench.scores import RESERVED, squares_within_folds
 from wsibench.sections import Scheme
 from wsibench.study import Study
 from wsibench.targets import artefact
@@ -38,14 +38,11 @@ def spearman(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, weig
 
 def r2(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Share of the variance within folds that is explained, (draws,); below 0 for worse than each fold's own mean."""
-    error, total = np.zeros(len(weights)), np.zeros(len(weights))
-    for label in np.unique(fold):
-        members = fold == label
-        w, y = weights[:, members].astype(np.float64), measured[members, 0].astype(np.float64)
-        error += w @ np.square(y - predicted[members, 0])
-        # Around the fold's mean in every sample: the mean of a sample lies nearer to it than the truth does, and
-        # reflection would take that off the score.  The fold's own mean takes a degree of freedom, as in measures.r2.
-        total += w @ np.square(y - y.mean()) * len(y) / max(len(y) - 1, 1)
+    w = weights.astype(np.float64)
+    error = w @ np.square(measured[:, 0] - predicted[:, 0], dtype=np.float64)
+    # Around the fold's mean in every sample: the mean of a sample lies nearer to it than the truth does, and
+    # reflection would take that off the score.
+    total = w @ squares_within_folds(measured[:, 0], fold)
     return 1 - np.divide(error, total, out=np.full(len(total), np.nan), where=total > 0)
 
 

@@ -74,7 +74,8 @@ class FittedAbmil:
         for bags in _together(patients.bags):
             each = [network.apply(bags) for network in self.networks]
             expression.append(np.stack([y for y, _ in each]))
-            attention += _split(np.mean([a for _, a in each], axis=0), bags)
+            ends = np.cumsum([len(bag) for bag in bags])
+            attention += np.split(np.mean([a for _, a in each], axis=0), ends[:-1])
         return np.concatenate(expression, axis=1), attention
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
@@ -107,8 +108,8 @@ class Network:
     def apply(self, bags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Expression of some patients, (n, genes), and attention of their tiles one patient after the other."""
         device = next(self.model.parameters()).device
-        projected = self.projection.transform(np.concatenate(bags))
-        tiles = Tiles.pack(_split(projected, bags), device, self.dtype)
+        projected = torch.from_numpy(self.projection.transform(np.concatenate(bags)))
+        tiles = Tiles(projected.to(device, self.dtype), np.cumsum([0, *map(len, bags)]))
         with torch.inference_mode():
             predicted, attention = self.model(*tiles.batch(np.arange(len(bags))))
         return self.targets.invert(predicted.cpu().numpy()), attention.cpu().numpy()
@@ -236,18 +237,15 @@ def _device() -> torch.device:
 def _together(bags: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """The bags in their order, as many at once as there are tiles for a product to be worth its call."""
     waiting: list[np.ndarray] = []
+    tiles = 0
     for bag in bags:
         waiting.append(bag)
-        if sum(map(len, waiting)) >= TILES_AT_ONCE:
+        tiles += len(bag)
+        if tiles >= TILES_AT_ONCE:
             yield waiting
-            waiting = []
+            waiting, tiles = [], 0
     if waiting:
         yield waiting
-
-
-def _split(rows: np.ndarray, bags: list[np.ndarray]) -> list[np.ndarray]:
-    """Rows of tiles, as many for each patient as they have tiles."""
-    return np.split(rows, np.cumsum([len(bag) for bag in bags])[:-1])
 
 
 def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
