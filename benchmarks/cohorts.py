@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from wsibench.folds import inner_groups, make_folds
-from wsibench.probes.base import Fitted, Patients
-from wsibench.sections import Scheme
+from wsibench.core.settings import Scheme
+from wsibench.regression.folds import inner_groups, make_folds
+from wsibench.regression.probes.base import Fitted, Patients
 
 LATENTS, WIDTH = 5, 32
 LAW = 20260

@@ -18,9 +18,9 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsibench.encoders import encoder
-from wsibench.encoders.models import DTYPES, Model, with_layers
-from wsibench.encoders.registry import Encoder
+from wsibench.embedding.encoders import encoder
+from wsibench.embedding.models import DTYPES, Model, with_layers
+from wsibench.embedding.registry import Encoder
 
 FIVE = ["dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon"]
 CONFIGS = {

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from wsibench.probes.network import Tiles
-    from wsibench.sections import Abmil
+    from wsibench.core.settings import Abmil
+    from wsibench.regression.probes.network import Tiles
 
 FOLDS = 5
 GOAL_CPU_S, GOAL_GB, GOAL_RATIO, GOAL_EPOCH = 180, 2.0, 3.0, 1.7
@@ -64,8 +64,8 @@ def cohort(patients: int, genes: int, width: int, encoder: int) -> tuple[np.ndar
 
 def ours(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Predictions and penalties of wsibench."""
-    from wsibench.probes.base import Patients
-    from wsibench.probes.ridge import ALPHAS, Ridge
+    from wsibench.regression.probes.base import Patients
+    from wsibench.regression.probes.ridge import ALPHAS, Ridge
 
     train, held = np.arange(len(x)), np.arange(len(new))
     fitted = Ridge().fit(Patients(train, train, mean=x), y)
@@ -77,7 +77,7 @@ def sklearn(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, 
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    from wsibench.probes.ridge import ALPHAS
+    from wsibench.regression.probes.ridge import ALPHAS
 
     scaler, targets = StandardScaler().fit(x), StandardScaler().fit(y)
     ridge = RidgeCV(ALPHAS * x.shape[1], alpha_per_target=True).fit(scaler.transform(x), targets.transform(y))
@@ -86,9 +86,9 @@ def sklearn(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, 
 
 def with_halves(asked: argparse.Namespace) -> dict[str, float]:
     """All fits as 05_regression makes them, those on halves among them."""
-    from wsibench.probes.base import Patients
-    from wsibench.probes.ridge import Ridge
-    from wsibench.regression import out_of_fold
+    from wsibench.regression.fit import out_of_fold
+    from wsibench.regression.probes.base import Patients
+    from wsibench.regression.probes.ridge import Ridge
 
     ids, cpu_s = np.arange(asked.patients), 0.0
     for encoder in range(asked.encoders):
@@ -123,8 +123,8 @@ def attention(way: str, network: str) -> dict:
     """Epochs of attention MIL one way: CPU seconds an epoch with dropout, and the losses without."""
     import torch
 
-    from wsibench.probes.network import GatedAttention, Tiles
-    from wsibench.sections import Abmil
+    from wsibench.core.settings import Abmil
+    from wsibench.regression.probes.network import GatedAttention, Tiles
 
     torch.set_num_threads(1)
     size = NETWORKS[network]
@@ -156,7 +156,7 @@ def probe_of(
     """An epoch as the probe trains it."""
     import torch
 
-    from wsibench.probes.abmil import optimiser_of, train_epoch
+    from wsibench.regression.probes.abmil import optimiser_of, train_epoch
 
     optimiser = optimiser_of(model, settings)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
@@ -257,7 +257,7 @@ def compare_attention(asked: argparse.Namespace) -> None:
     """Measure attention MIL each way, print the table."""
     import torch
 
-    from wsibench.probes.network import product_type
+    from wsibench.regression.probes.network import product_type
 
     taken = str(product_type("auto", torch.device("cpu"))).removeprefix("torch.")
     ways = ["loop", "float32", *(["bfloat16"] if taken == "bfloat16" or asked.bfloat16 else [])]

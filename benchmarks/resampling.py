@@ -18,8 +18,8 @@ import sys
 import numpy as np
 from scipy.stats import spearmanr
 
-from wsibench.bootstrap import sample_weights, sampled_means
-from wsibench.scores import fisher_mean
+from wsibench.ranking.bootstrap import sample_weights, sampled_means
+from wsibench.regression.metrics import fisher_mean
 
 FOLDS = 5
 LOOP_DRAWS, LOOP_GENES = 2, 20

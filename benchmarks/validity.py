@@ -40,16 +40,19 @@ from cohorts import Cell, Cohort, Sites, coefficients, true_rho
 from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
-from wsibench import bootstrap, halves, measures, scores
-from wsibench.caveats import COVERAGE
-from wsibench.probes.base import Fitted, Patients
-from wsibench.probes.ridge import Ridge
-from wsibench.regression import out_of_fold
-from wsibench.sections import Scheme
+from wsibench.core.settings import Scheme
+from wsibench.ranking import association as measures
+from wsibench.ranking import bootstrap
+from wsibench.ranking.caveats import COVERAGE
+from wsibench.regression import metrics as scores
+from wsibench.regression import split_half as halves
+from wsibench.regression.fit import out_of_fold
+from wsibench.regression.probes.base import Fitted, Patients
+from wsibench.regression.probes.ridge import Ridge
 
 DRAWS = 500
 METHODS = ("fixed", "fixed + halves", "re-ranked", "re-ranked + halves")
-"""Percentiles of weighted fixed ranks; re-ranked samples reflected at the estimate; and both with `wsibench.halves`."""
+"""Percentiles of weighted fixed ranks; re-ranked samples reflected at the estimate; and both with split halves."""
 DEFAULT = METHODS[3]
 """What 06_ranking does."""
 GAPS = (1.0, 1.03, 1.1, 1.25, 1.5)

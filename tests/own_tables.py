@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wsibench import cohort
-from wsibench.errors import CohortError
-from wsibench.study import Study
+from wsibench.cohort import build as cohort
+from wsibench.core.errors import CohortError
+from wsibench.core.study import Study
 
 SLIDES = """slide_id,patient_id,path,site,subtype,mpp
 S1,007,s1.svs,A,LumA,

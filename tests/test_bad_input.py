@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import trials
 
-from wsibench import caveats, ranking, regression
-from wsibench.errors import CohortError
-from wsibench.folds import UnevenFolds
+from wsibench.core.errors import CohortError
+from wsibench.ranking import caveats
+from wsibench.ranking import leaderboard as ranking
+from wsibench.regression import fit as regression
+from wsibench.regression.folds import UnevenFolds
 
 NUMBERS = ["mean_rho", "ci_low", "ci_high", "median_rho"]
 N = 40
@@ -132,7 +134,7 @@ def test_unusable_tables_are_one_clear_error(rank, name):
     assert not ranking.Study.load("odd").leaderboard_csv.exists()
 
 
-@pytest.mark.filterwarnings("ignore::wsibench.folds.UnevenFolds")
+@pytest.mark.filterwarnings("ignore::wsibench.regression.folds.UnevenFolds")
 def test_a_site_with_all_but_a_few_leaves_the_folds_nothing_to_compare(rank):
     """One fold counts: a bootstrap is still possible, a spread between folds is not, and the reader is warned."""
     sites = np.r_[["S0"] * (N - 4), ["S1", "S2", "S3", "S4"]]

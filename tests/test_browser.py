@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wsibench.places import CHECKOUT
+from wsibench.core.paths import CHECKOUT
 
 pytestmark = pytest.mark.browser
 FLAGS = [

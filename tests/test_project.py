@@ -8,8 +8,8 @@ import nbformat
 import pytest
 import yaml
 
-from wsibench.places import CHECKOUT
-from wsibench.run import STAGES
+from wsibench.cli.run import STAGES
+from wsibench.core.paths import CHECKOUT
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 

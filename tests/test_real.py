@@ -9,19 +9,23 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly, cohort, ranking, regression, tiling
-from wsibench.artefacts import read_failures
-from wsibench.features import read_features
-from wsibench.places import CHECKOUT
-from wsibench.study import Study
-from wsibench.tiling import read_tiles
+from wsibench.assembly import build as assembly
+from wsibench.cohort import build as cohort
+from wsibench.core.artefacts import read_failures
+from wsibench.core.paths import CHECKOUT
+from wsibench.core.study import Study
+from wsibench.embedding.feature_store import read_features
+from wsibench.ranking import leaderboard as ranking
+from wsibench.regression import fit as regression
+from wsibench.tiling import tiles as tiling
+from wsibench.tiling.tiles import read_tiles
 
 pytestmark = pytest.mark.real
 CMU, TCGA = "CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"
 
 
 def run(root: Path, study: str) -> str:
-    command = [sys.executable, "-m", "wsibench.cli", "run", study]
+    command = [sys.executable, "-m", "wsibench.cli.main", "run", study]
     ran = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from wsibench import ranking
-from wsibench.artefacts import Artefact, key_at
-from wsibench.places import CHECKOUT
-from wsibench.study import Study
+from wsibench.core.artefacts import Artefact, key_at
+from wsibench.core.paths import CHECKOUT
+from wsibench.core.study import Study
+from wsibench.ranking import leaderboard as ranking
 
 ENCODERS = ["texture", "colour", "random-vit"]
 PLANTED = [
@@ -87,6 +87,6 @@ def test_seeds_that_nothing_was_built_on_report_what_was_planted(seed, data_root
     text = (CHECKOUT / "data" / "demo" / "study.yaml").read_text()
     assert "sites: 12, seed: 0}" in text
     (data_root / "demo" / "study.yaml").write_text(text.replace("sites: 12, seed: 0}", f"sites: 12, seed: {seed}}}"))
-    command = [sys.executable, "-m", "wsibench.cli", "run", "demo", "--to", "06"]
+    command = [sys.executable, "-m", "wsibench.cli.main", "run", "demo", "--to", "06"]
     subprocess.run(command, env=dict(os.environ), check=True)
     check_truth(Study.load("demo"))

@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from wsibench import assembly, cohort, embedding, tiling
-from wsibench.artefacts import writing
-from wsibench.features import write_features
-from wsibench.study import Study
+from wsibench.assembly import build as assembly
+from wsibench.cohort import build as cohort
+from wsibench.core.artefacts import writing
+from wsibench.core.study import Study
+from wsibench.embedding import embed as embedding
+from wsibench.embedding.feature_store import write_features
+from wsibench.tiling import tiles as tiling
 
 GENES = 12
 """Genes in each of the groups good, site and null."""

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wsibench.artefacts import key_at
+from wsibench.core.artefacts import key_at
+from wsibench.core.study import Study
 from wsibench.figures.cohort import OTHERS, UNKNOWN, group_colours
 from wsibench.figures.plates import bag_encoders
 from wsibench.figures.style import (
@@ -25,7 +26,6 @@ from wsibench.figures.style import (
     sentence_case,
     styled,
 )
-from wsibench.study import Study
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +44,7 @@ def feature_map(
     Parameters
     ----------
     benchmark
-        As from `wsibench.assembly.read_benchmark`.
+        As from `wsibench.assembly.build.read_benchmark`.
     encoders
         One name of obsm or several.
     colour

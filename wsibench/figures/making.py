@@ -4,11 +4,16 @@ import anndata
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsibench import assembly, cohort, figures, null, ranking, regression
+from wsibench import figures
+from wsibench.assembly import build as assembly
+from wsibench.cohort import build as cohort
+from wsibench.core.study import FUSION, Study
 from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, rows, slides_to_show
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name
-from wsibench.study import FUSION, Study
+from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import permutation as null
+from wsibench.regression import fit as regression
 
 MOST_GENES = 8
 UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "as_is": "unit of the table"}

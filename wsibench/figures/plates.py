@@ -8,11 +8,16 @@ from types import ModuleType
 
 import pandas as pd
 
-from wsibench import assembly, cohort, ranking, regression, sites, tiling
-from wsibench.artefacts import Artefact, key_at, make_key, read_failures
-from wsibench.errors import NotReady
-from wsibench.sections import SimulatedCohort
-from wsibench.study import Study
+from wsibench.assembly import build as assembly
+from wsibench.cohort import build as cohort
+from wsibench.core.artefacts import Artefact, key_at, make_key, read_failures
+from wsibench.core.errors import NotReady
+from wsibench.core.settings import SimulatedCohort
+from wsibench.core.study import Study
+from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import site_predictability as sites
+from wsibench.regression import fit as regression
+from wsibench.tiling import tiles as tiling
 
 FORMAT = 1
 SUFFIXES = (".pdf", ".png", ".csv")

@@ -10,13 +10,13 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from wsibench.cohort import read_cohort
-from wsibench.errors import SlideError
+from wsibench.cohort.build import read_cohort
+from wsibench.core.errors import SlideError
+from wsibench.core.study import Study
 from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, described, new_figure, styled
-from wsibench.slides import Slide, open_slide
-from wsibench.study import Study
-from wsibench.tiling import read_tiles
-from wsibench.tissue import MASK_MPP, tissue_mask
+from wsibench.tiling.slides import Slide, open_slide
+from wsibench.tiling.tiles import read_tiles
+from wsibench.tiling.tissue import MASK_MPP, tissue_mask
 
 OUTLINE, SQUARE, LEFT_OUT = "#00441b", "#0072B2", "#D55E00"
 SHOWN_PX = 900

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench.artefacts import Artefact, meta_path, read_meta, writing
+from wsibench.core.artefacts import Artefact, meta_path, read_meta, writing
+from wsibench.core.study import Study
 from wsibench.figures.plates import PLATES, applying, leaderboard_copy
-from wsibench.study import Study
 
 SCREEN_DPI, PRINT_DPI = 110, 300
 MOST_PNG_BYTES = 500_000

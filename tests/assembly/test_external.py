@@ -1,0 +1,364 @@
+"""Trained on one cohort, tested on another: what transfers, who is in which, and what cannot be compared."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import trials
+import yaml
+
+from wsibench.assembly import build as assembly
+from wsibench.assembly import external
+from wsibench.cli import run
+from wsibench.cohort import build as cohort
+from wsibench.core.errors import CohortError, NotReady
+from wsibench.core.study import Study
+from wsibench.figures import report
+from wsibench.figures.plates import applying
+from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import permutation as null
+from wsibench.ranking.predictions import load_arm
+from wsibench.regression import fit as regression
+from wsibench.regression import folds
+from wsibench.regression.fit import jobs, out_of_fold, read_predictions
+from wsibench.regression.metrics import permutation_within
+from wsibench.regression.probes.base import Patients
+from wsibench.regression.probes.ridge import Ridge
+
+N, SITES, GENES = 60, 12, trials.GENES
+COHORTS = (("a", "P", 10), ("b", "Q", 20))
+EXTERNAL = {
+    "title": "From a to b",
+    "train": "a",
+    "test": "b",
+    "features": ["good", "poor"],
+    "controls": ["site"],
+    "probes": ["ridge"],
+    "ranking": {"bootstrap": 200, "permutations": {"ridge": 8}},
+}
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    """Workers of their own would spend the test on starting."""
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+
+
+def write_cohort(folder: Path, *, prefix: str, seed: int, n: int = N) -> None:
+    """Patients whose pictures and good genes share a signal, with sites that mark pictures and site genes.
+
+    What ties the signal to features and genes is the same in all cohorts; patients, noise and sites are not.
+    """
+    folder.mkdir(parents=True)
+    nature, rng = np.random.default_rng(1), np.random.default_rng(seed)
+    z, site = trials.latent(n, seed), np.arange(n) % SITES
+    ids = [f"{prefix}{i:03d}" for i in range(n)]
+    patients = pd.DataFrame({"patient_id": ids, "site": [f"S{s}" for s in site], "subtype": ""})
+    patients.to_csv(folder / "patients.csv", index=False)
+    # Slides are called alike in all cohorts.
+    slides = patients.assign(slide_id=[f"X{i:03d}-1" for i in range(n)], path=[f"{prefix}{i}.svs" for i in range(n)])
+    slides.to_csv(folder / "slides.csv", index=False)
+    of_site, stain = rng.normal(size=(SITES, GENES))[site], rng.normal(size=(SITES, 8))[site]
+    good = z @ nature.normal(size=(3, GENES)) + rng.normal(size=(n, GENES))
+    y = [good, of_site + 0.3 * rng.normal(size=(n, GENES)), rng.normal(size=(n, GENES)), good[:, :1]]
+    var = pd.DataFrame(
+        {"group": [*np.repeat(["good", "site", "null"], GENES), "good"]},
+        [*(f"G{i}" for i in range(3 * GENES)), f"only-{folder.name}"],
+    )
+    y = np.concatenate(y, axis=1).astype(np.float32)
+    anndata.AnnData(y, pd.DataFrame(index=ids), var).write_h5ad(folder / "rna.h5ad")
+    for name, noise in (("good", 0.5), ("poor", 2.0)):
+        x = z @ nature.normal(size=(3, 6)) + noise * rng.normal(size=(n, 6))
+        x = np.concatenate([x, stain], axis=1)
+        pd.DataFrame(x, ids).add_prefix("f").rename_axis("patient_id").to_csv(folder / f"{name}.csv")
+
+
+def write_external(root: Path, **sections) -> Study:
+    (root / "ab").mkdir(exist_ok=True)
+    (root / "ab" / "study.yaml").write_text(yaml.safe_dump(EXTERNAL | sections))
+    return Study.load("ab")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A data folder with the studies a and b, assembled, and ab, ranked."""
+    root = tmp_path_factory.mktemp("external") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSIBENCH_DATA", str(root))
+        patch.setenv("WSIBENCH_WORKERS", "1")
+        for name, prefix, seed in COHORTS:
+            write_cohort(root / name, prefix=prefix, seed=seed)
+            trials.assembled(root / name, folds={"schemes": ["random-patient"]})
+        study = write_external(root)
+        assembly.assemble(study)
+        regression.regress(study)
+        ranking.rank(study)
+    return root
+
+
+@pytest.fixture
+def study(finished, monkeypatch) -> Study:
+    monkeypatch.setenv("WSIBENCH_DATA", str(finished))
+    monkeypatch.delenv("WSIBENCH_FIGURES", raising=False)
+    return Study.load("ab")
+
+
+@pytest.fixture
+def copy(finished, data_root) -> Path:
+    """The same under a data folder of this test's own."""
+    shutil.copytree(finished, data_root, dirs_exist_ok=True)
+    return data_root
+
+
+def again(root: Path, *names: str, **sections) -> Study:
+    """The external study after `names` were assembled anew."""
+    for name in names:
+        trials.assembled(root / name, **{"folds": {"schemes": ["random-patient"]}, **sections})
+    return Study.load("ab")
+
+
+def by_group(study: Study) -> pd.Series:
+    return ranking.read(study, "groups").set_index(["encoder", "group"])["mean_rho"]
+
+
+def test_what_cohorts_share_transfers_and_their_sites_do_not(study):
+    board = ranking.read(study, "leaderboard").set_index("encoder")
+    assert board["scheme"].eq("external").all()
+    assert board["n_patients"].eq(N).all()
+    assert board["n_genes"].eq(3 * GENES).all()
+    assert board.loc[["good", "poor"], "rank"].tolist() == [1, 2]
+    assert board.loc["site", "n_undefined"] == 3 * GENES, "sites that were never seen say nothing"
+    rho = by_group(study)
+    assert rho["good", "good"] > 0.5 > rho["poor", "good"] > 0.2
+    assert abs(rho["good", "site"]) < 0.2
+    assert abs(rho["good", "null"]) < 0.15
+    inside = study.parts["train"]
+    regression.regress(inside)
+    ranking.rank(inside)
+    assert by_group(inside)["good", "site"] > 0.5, "within a cohort the same features do tell the site"
+
+
+def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
+    patients = assembly.read_benchmark(study).obs
+    assert patients["cohort"].tolist() == ["train"] * N + ["test"] * N
+    assert patients["site"].iloc[[0, N]].tolist() == ["train:S0", "test:S0"]
+    train, test = (assembly.read_benchmark(part) for part in study.parts.values())
+    for job in jobs(study):
+        predictions = read_predictions(job)
+        assert predictions.obs_names.tolist() == test.obs_names.tolist()
+        assert predictions.obs["fold"].eq(0).all()
+        assert not predictions.layers["noise"].any(), "nobody who is predicted has trained a fit"
+    seen, held = (
+        Patients(each.obs_names.to_numpy(), each.obs["site"].to_numpy(str), each.obsm["good"]) for each in (train, test)
+    )
+    genes = test.var_names[:-1]
+    expected = Ridge().fit(seen, train[:, genes].X).predict(held)
+    np.testing.assert_allclose(read_predictions(jobs(study)[0])[:, genes].X, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_patients_below_zero_are_trained_on_and_never_predicted():
+    rng = np.random.default_rng(0)
+    ids, fold = np.arange(20).astype(str), np.repeat([-1, 0], 10)
+    x, y = rng.normal(size=(20, 2)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
+    found = out_of_fold(Ridge(), Patients(ids, ids, x), y, fold).predicted
+    assert np.isnan(found[:10]).all()
+    assert np.isfinite(found[10:]).all()
+    unmeasured = out_of_fold(Ridge(), Patients(ids, ids, x), np.where(fold[:, None] < 0, y, 9), fold).predicted
+    np.testing.assert_array_equal(unmeasured, found)
+
+
+def test_genes_of_one_study_are_left_out_and_counted(study):
+    benchmark = assembly.read_benchmark(study)
+    assert benchmark.var_names.tolist() == [f"G{i}" for i in range(3 * GENES)]
+    assert benchmark.uns["wsibench"]["n_genes_left_out"] == 2
+    assert assembly.read_exclusions(study).to_numpy().tolist() == [
+        ["gene", "only-a", "only in a (train)"],
+        ["gene", "only-b", "only in b (test)"],
+    ]
+
+
+def test_the_training_pairing_is_shuffled_within_sites_and_the_test_patients_stay(study):
+    job, benchmark = jobs(study)[0], assembly.read_benchmark(study)
+    order = permutation_within(null.exchangeable(job, benchmark, "within-site"), np.random.default_rng(0))
+    sites = benchmark.obs["site"].to_numpy()
+    assert order[N:].tolist() == list(range(N, 2 * N))
+    assert (order[:N] != np.arange(N)).any()
+    assert (sites[order] == sites).all()
+    rho = null.read_null(job)
+    assert rho.shape == (8, 3 * GENES)
+    assert rho.iloc[:, :GENES].to_numpy().mean() < by_group(study)["good", "good"] - 0.2
+
+
+def test_sites_are_drawn_where_the_test_cohort_has_several(study):
+    arm = load_arm(study, "external")
+    assert set(arm.drawn_sites) == {f"test:S{i}" for i in range(SITES)}
+    assert replace(arm, sites=np.full(N, "test:S0")).drawn_sites is None
+    assert replace(arm, sites=np.where(np.arange(N) == 3, "", arm.sites)).drawn_sites is None
+
+
+def test_inner_folds_keep_training_sites_together(study):
+    patients = assembly.read_benchmark(study).obs
+    assert folds.inner_groups(patients, "external")[:N].tolist() == patients["site"][:N].tolist()
+    unknown = patients.assign(site=["", "", *patients["site"][2:]])
+    assert folds.inner_groups(unknown, "external")[:3].tolist() == ["P000", "P001", "train:S2"]
+
+
+def test_stages_without_a_cohort_say_so(study):
+    for stage in run.STAGES[:3]:
+        assert str(run.status(study, stage)).endswith(f"not applicable  {study.no_cohort}")
+    with pytest.raises(CohortError, match="The patients come from the studies a"):
+        cohort.build(study)
+    plates = ["forest", "rank_frequencies", "violins", "predicted_measured", "feature_map"]
+    assert set(plates) <= {plate.name for plate in applying(study)}
+    assert "site_gap" not in {plate.name for plate in applying(study)}
+    board = ranking.read(study, "leaderboard")
+    assert report.answer(board).startswith("By external validation, good with ridge stands first")
+    assert report.tables(board)[0]["meaning"] == "patients of another cohort than the one that was trained on"
+
+
+def test_a_study_that_is_due_is_named_and_other_contents_make_another_key(copy):
+    study = again(copy, "b", ranking={"bootstrap": 300}, folds={"n": 4})
+    assert not any(artefact.due() for artefact in ranking.expected(study)), "what comes after a benchmark has no say"
+    table = pd.read_csv(copy / "b" / "good.csv").assign(f0=lambda frame: frame["f0"] ** 2)
+    table.to_csv(copy / "b" / "good.csv", index=False)
+    due = r"Study b \(test\): .* is made from other input or settings. Run `wsibench run b --to 04`"
+    with pytest.raises(NotReady, match=due):
+        assembly.expected(study)
+    assert "Study b (test)" in run.status(study, run.STAGES[3]).why
+    study = again(copy, "b")
+    assert all(artefact.due() for artefact in assembly.expected(study))
+    assembly.assemble(study)
+    assert {job.encoder for job in jobs(study) if job.artefact.due()} == {"good"}
+
+
+def test_the_boundary_between_cohorts_is_in_the_keys(copy):
+    """Whoever trains and whoever is tested: the same patients, the other way round."""
+    assembly.assemble(write_external(copy, train="b", test="a"))
+    study = Study.load("ab")
+    assert all(artefact.due() for artefact in regression.expected(study))
+
+
+def test_before_the_studies_have_run_there_is_nothing_to_expect(data_root):
+    for name, prefix, seed in COHORTS:
+        write_cohort(data_root / name, prefix=prefix, seed=seed, n=12)
+        trials.load(data_root / name)
+    with pytest.raises(NotReady, match=r"Study a \(train\): .* Run `wsibench run a --to 04`"):
+        assembly.expected(write_external(data_root))
+
+
+def test_no_gene_in_both_is_an_error_with_examples(copy):
+    adata = anndata.read_h5ad(copy / "b" / "rna.h5ad")
+    adata.var_names = [f"ENSG{i}" for i in range(adata.n_vars)]
+    adata.write_h5ad(copy / "b" / "rna.h5ad")
+    with pytest.raises(CohortError, match=r"share no gene: a has G0, G1, G2 and .*; b has ENSG0"):
+        assembly.assemble(again(copy, "b"))
+
+
+def test_a_patient_of_both_is_refused_by_name(copy):
+    for table in ("patients", "good", "poor"):
+        path = copy / "b" / f"{table}.csv"
+        path.write_text(path.read_text().replace("Q007", "P007"))
+    adata = anndata.read_h5ad(copy / "b" / "rna.h5ad")
+    adata.obs_names = adata.obs_names.str.replace("Q007", "P007")
+    adata.write_h5ad(copy / "b" / "rna.h5ad")
+    with pytest.raises(CohortError, match="1 patients are in study a and in study b: P007"):
+        assembly.assemble(again(copy, "b"))
+
+
+def test_columns_of_tables_are_matched_by_name(copy):
+    first = assembly.read_benchmark(Study.load("ab")).obsm["good"]
+    path = copy / "b" / "good.csv"
+    table = pd.read_csv(path, index_col=0)
+    table[table.columns[::-1]].to_csv(path)
+    study = again(copy, "b")
+    assert all(artefact.due() for artefact in assembly.expected(study))
+    np.testing.assert_array_equal(assembly.assemble(study).obsm["good"], first)
+    table.drop(columns="f1").to_csv(path)
+    with pytest.raises(CohortError, match=r"features.good has 14 columns in study a and 13 in b: b lacks f1"):
+        assembly.assemble(again(copy, "b"))
+
+
+def test_errors_in_two_units_are_not_given(copy):
+    again(copy, "a", expression={"unit": "log2_tpm"})
+    study = again(copy, "b", expression={"unit": "zscore"})
+    assembly.assemble(study)
+    ranking.rank(study)
+    measures = ranking.read(study, "measures")
+    assert measures[["r2", "rmse"]].isna().all().all()
+    assert measures[["pearson", "mean_rho"]].notna().all().all()
+
+
+# With tiles
+
+
+def tiled(root: Path, **sections) -> Study:
+    """Both cohorts with tiles, and with `sections` for b."""
+    own = {"controls": [], "encoders": ["colour"]}
+    for name, prefix, seed in COHORTS:
+        if not (root / name).exists():
+            write_cohort(root / name, prefix=prefix, seed=seed, n=18)
+        trials.with_tiles(root / name, seed=seed, **{**own, **(sections if name == "b" else {})})
+    settings = {"probes": ["ridge", "abmil"], "abmil": {"seeds": 1, "epochs": 1, "embed": 8}}
+    return write_external(root, features=[], encoders=["colour"], controls=[], **settings)
+
+
+def test_bags_come_from_the_study_that_has_the_patient(data_root, monkeypatch):
+    study = tiled(data_root)
+    benchmark = assembly.assemble(study)
+    ids = benchmark.obs_names.to_numpy(str)
+    bags = assembly.read_bags(study, "colour", ids)
+    means = np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags])
+    np.testing.assert_allclose(means, benchmark.obsm["colour"], rtol=1e-3, atol=1e-3)
+    assert benchmark.obs["slide_ids"].iloc[0] == benchmark.obs["slide_ids"].iloc[18]
+    assert np.abs(means[0] - means[18]).max() > 0.1
+    regression.regress(study)
+    job = next(job for job in jobs(study) if job.probe == "abmil")
+    assert np.isfinite(read_predictions(job).X).all()
+    attention = pd.read_parquet(study.attention_parquet("external", "colour", "abmil"))
+    assert attention["patient_id"].unique().tolist() == ids[18:].tolist()
+    np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, rtol=1e-5)
+    monkeypatch.setattr(regression, "IN_MEMORY", 0)
+    np.testing.assert_array_equal(regression.load(job)[0].bags[18 + 3], bags[18 + 3])
+
+
+def test_features_that_were_made_otherwise_are_refused(data_root):
+    unlike = r"colour were not made alike: tile_um is 112.0 in a, 128.0 in b; stain is None in a, macenko in b"
+    with pytest.raises(CohortError, match=unlike):
+        assembly.assemble(tiled(data_root, tiles={"tile_um": 128}, embedding={"stain": "macenko"}))
+
+
+def test_another_resolution_of_decoding_is_said(data_root, monkeypatch):
+    monkeypatch.setenv("WSIBENCH_TRUST", "1")
+    write_cohort(data_root / "b", prefix="Q", seed=20, n=18)
+    (data_root / "b" / "wide.py").write_text("def encoder(device):\n    return lambda tiles: tiles\n")
+    study = tiled(data_root, encoders=["colour", {"name": "wide", "callable": "wide:encoder", "px": 448}])
+    with pytest.warns(external.UnlikeDecoding, match=r"colour were decoded at 0.5 µm/px in a and at 0.25 in b"):
+        assembly.assemble(study)
+
+
+def test_a_slide_of_both_is_refused_under_whatever_name(data_root):
+    write_cohort(data_root / "b", prefix="Q", seed=20, n=18)
+    slides = (data_root / "b" / "slides.csv").read_text().replace("Q5.svs", "P5.svs")  # trials fill it with its name
+    (data_root / "b" / "slides.csv").write_text(slides)
+    with pytest.raises(CohortError, match=r"1 slides are in both studies.*X005-1 of a and X005-1 of b"):
+        assembly.assemble(tiled(data_root))
+
+
+@pytest.mark.slow
+def test_the_ordinary_notebooks_run_on_it(copy):
+    command = [sys.executable, "-m", "wsibench.cli.main", "run", "ab"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("not applicable") == 3
+    page = (copy.parent / "figures" / "ab" / "index.html").read_text()
+    assert "By external validation, good with ridge stands first" in page
+    predicted = pd.read_csv(copy.parent / "figures" / "ab" / "predicted_measured.csv")
+    assert predicted["patient_id"].str.startswith("Q").all()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert "running" not in again.stdout

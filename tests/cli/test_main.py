@@ -1,0 +1,85 @@
+"""What a person types, and what they are told."""
+
+import subprocess
+import sys
+
+import pytest
+
+from wsibench.cli.main import main
+
+
+def test_unknown_study_is_one_clear_line(data_root, capsys):
+    assert main(["run", "dmo"]) == 1
+    told = capsys.readouterr().err
+    assert "There is no study 'dmo'." in told
+    assert "Did you mean 'demo'?" in told
+    assert "Traceback" not in told
+
+
+def test_unknown_stage_names_the_stages(data_root, capsys):
+    assert main(["run", "demo", "--from", "3"]) == 1
+    assert "03_embedding" in capsys.readouterr().err
+
+
+def test_unknown_command_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["rnu", "demo"])
+    assert stop.value.code == 2
+    assert "run" in capsys.readouterr().err
+
+
+def test_unset_variable_is_named(data_root, capsys, monkeypatch):
+    monkeypatch.delenv("WSIBENCH_REAL_DATA", raising=False)
+    assert main(["status", "tcga-brca-hif"]) == 1
+    assert "WSIBENCH_REAL_DATA" in capsys.readouterr().err
+
+
+def test_status_of_a_study_that_never_ran(data_root, capsys):
+    assert main(["status", "demo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [
+        [name, "due"]
+        for name in (
+            "01_cohort 02_tiling 03_embedding 04_assembly 05_regression 06_ranking 07_figures".split()  # noqa: SIM905
+        )
+    ]
+
+
+def test_doctor_says_what_the_machine_has(data_root, capsys):
+    assert main(["doctor", "demo"]) == 0
+    told = capsys.readouterr().out
+    for word in ("python", "openslide", "torch", "random-vit"):
+        assert word in told
+
+
+@pytest.mark.parametrize("statement", ["import wsibench", "from wsibench.cli.main import _parser; _parser()"])
+def test_importing_loads_nothing_heavy(statement):
+    heavy = "{'torch', 'scanpy', 'openslide', 'anndata', 'matplotlib', 'papermill'}"
+    code = f"{statement}\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=30)
+
+
+def test_encoders_are_listed_without_torch():
+    code = "from wsibench.cli.main import main\nmain(['encoders'])\nimport sys\nassert 'torch' not in sys.modules"
+    told = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True).stdout
+    for name in ("dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon", "random-vit"):
+        assert name in told
+
+
+@pytest.mark.parametrize(("key", "name"), [("encoders", "phikonn"), ("probes", "rigde"), ("controls", "sites")])
+def test_unknown_names_are_refused_before_anything_runs(data_root, capsys, key, name):
+    (data_root / "mine").mkdir()
+    (data_root / "mine" / "study.yaml").write_text(f"title: T\ncohort: {{source: simulate}}\n{key}: [{name}]\n")
+    assert main(["run", "mine"]) == 1
+    told = capsys.readouterr()
+    assert name in told.err
+    assert "running" not in told.out
+
+
+def test_code_that_a_study_names_runs_only_when_trusted(data_root, capsys, monkeypatch):
+    monkeypatch.delenv("WSIBENCH_TRUST", raising=False)
+    (data_root / "mine").mkdir()
+    text = "title: T\ncohort: {source: simulate}\nencoders: [{name: mine, callable: 'os:getcwd'}]\n"
+    (data_root / "mine" / "study.yaml").write_text(text)
+    assert main(["run", "mine"]) == 1
+    assert "--trust" in capsys.readouterr().err

@@ -1,0 +1,215 @@
+"""The seven notebooks from a study.yaml to a report, run as a user runs them, broken off and changed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsibench.cli.run import STAGES, status, statuses
+from wsibench.core.paths import CHECKOUT
+from wsibench.core.study import Study
+
+MINI = """\
+title: A simulated cohort in miniature
+cohort: {source: simulate, patients: 12, sites: 4, seed: 3}
+tiles: {max_tiles: 12}
+encoders: [colour, random-vit]
+controls: [site, oracle]
+folds: {n: 3}
+probes: [ridge, abmil]
+abmil: {tiles_train: 12, epochs: 2, seeds: 1}
+ranking: {bootstrap: 100, permutations: {ridge: 3}}
+"""
+COLUMNS = (
+    "rank encoder probe scheme mean_rho ci_low ci_high median_rho p_best n_patients n_genes n_undefined tcga study_key"
+)
+
+
+def environment(root: Path) -> dict[str, str]:
+    # Slides are few: a second process would only pay for its imports.
+    return {**os.environ, "WSIBENCH_DATA": str(root), "WSIBENCH_WORKERS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def wsibench(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "wsibench.cli.main", *arguments]
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=280)
+
+
+def papermill(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
+    notebook = CHECKOUT / "notebooks" / f"{name}.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(root / "out.ipynb")]
+    environ = environment(root)
+    return subprocess.run([*command, *arguments], env=environ, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory) -> tuple[Path, str]:
+    """A data folder in which the study `mini` has been run, and what the run said."""
+    root = tmp_path_factory.mktemp("run") / "data"
+    (root / "mini").mkdir(parents=True)
+    (root / "mini" / "study.yaml").write_text(MINI)
+    ran = wsibench(root, "run", "mini")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return root, ran.stdout
+
+
+@pytest.fixture
+def study(mini, monkeypatch) -> Study:
+    monkeypatch.setenv("WSIBENCH_DATA", str(mini[0]))
+    monkeypatch.delenv("WSIBENCH_FIGURES", raising=False)
+    return Study.load("mini")
+
+
+@pytest.fixture
+def changed(mini, tmp_path, monkeypatch):
+    """Copies the finished study under another data folder, with its study.yaml changed."""
+
+    def change(old: str, new: str) -> Study:
+        root = tmp_path / "data"
+        shutil.copytree(mini[0], root, symlinks=True)
+        path = root / "mini" / "study.yaml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        monkeypatch.setenv("WSIBENCH_DATA", str(root))
+        return Study.load("mini")
+
+    return change
+
+
+def due(study: Study) -> list[str]:
+    return [one.stage.name for one in statuses(study) if one.state == "due"]
+
+
+def test_a_run_leaves_what_it_promises(mini, study):
+    said = mini[1]
+    for stage in STAGES:
+        assert f"{stage.name}" in said
+        assert (study.figures / "notebooks" / f"{stage.name}.html").exists()
+    assert str(study.figures / "index.html") in said
+    board = pd.read_csv(study.leaderboard_csv)
+    assert list(board.columns) == COLUMNS.split()
+    assert set(board["encoder"]) == {"colour", "random-vit", "site", "oracle"}
+    assert board.loc[board["encoder"].isin(["site", "oracle"]), "rank"].isna().all()
+    assert board[["mean_rho", "ci_low", "ci_high"]].notna().all().all()
+    assert (study.figures / "leaderboard.csv").read_bytes() == study.leaderboard_csv.read_bytes()
+
+
+def test_nothing_is_due_after_a_run_and_nothing_runs_again(mini, study):
+    before = {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()}
+    again = wsibench(mini[0], "run", "mini")
+    assert again.returncode == 0, again.stderr
+    assert "running" not in again.stdout
+    assert again.stdout.count("carry the study's keys") == len(STAGES)
+    assert {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "first"),
+    [
+        ("bootstrap: 100", "bootstrap: 101", "06_ranking"),
+        ("folds: {n: 3}", "folds: {n: 3, seed: 1}", "05_regression"),
+        ("max_tiles: 12", "max_tiles: 11", "02_tiling"),
+    ],
+)
+def test_a_change_makes_due_what_depends_on_it(changed, old, new, first):
+    names = [stage.name for stage in STAGES]
+    assert due(changed(old, new)) == names[names.index(first) :]
+
+
+def test_one_more_encoder_leaves_the_others_alone(changed):
+    study = changed("[colour, random-vit]", "[colour, random-vit, texture]")
+    line = str(status(study, STAGES[2]))
+    n_slides = len(pd.read_csv(study.cohort_csv))
+    assert f"{n_slides} of {3 * n_slides} files: {n_slides} missing" in line
+
+
+def test_a_damaged_file_is_made_again_to_the_same_values(changed):
+    study = changed("title: A", "title: A")
+    slide_id = pd.read_csv(study.cohort_csv)["slide_id"][0]
+    path = study.features_h5("colour", slide_id)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert "1 changed since it was made" in str(status(study, STAGES[2]))
+    ran = wsibench(study.root.parent, "run", "mini", "--to", "03")
+    assert ran.returncode == 0, ran.stderr
+    assert path.read_bytes() == whole
+
+
+def test_a_killed_run_goes_on_where_it_stopped(mini, changed):
+    study = changed("title: A", "title: A")
+    features = sorted((study.root / "features" / "colour").glob("*.h5"))
+    for path in (study.root / "features").rglob("*.h5*"):
+        path.unlink()
+    command = [sys.executable, "-m", "wsibench.cli.main", "run", "mini", "--to", "03"]
+    process = subprocess.Popen(
+        command, env=environment(study.root.parent), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not any(path.exists() for path in features) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in features if path.exists()}
+    assert kept
+    ran = wsibench(study.root.parent, "run", "mini", "--to", "03")
+    assert ran.returncode == 0, ran.stderr
+    for path in features:
+        original = mini[0] / path.relative_to(study.root.parent)
+        with h5py.File(path) as made, h5py.File(original) as unbroken:
+            np.testing.assert_array_equal(made["features"], unbroken["features"])
+            np.testing.assert_array_equal(made["coords"], unbroken["coords"])
+    # The last one may have been written but not signed; all the others are as the killed run left them.
+    assert sum(path.stat().st_mtime_ns != time_ns for path, time_ns in kept.items()) <= 1
+
+
+def test_a_notebook_runs_by_itself_under_papermill(mini):
+    ran = papermill(mini[0], "06_ranking", "-p", "study", "mini")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_an_unknown_parameter_is_refused_under_papermill(mini):
+    ran = papermill(mini[0], "01_cohort", "-p", "study", "mini", "-p", "tile_px", "224")
+    assert ran.returncode == 1
+    assert "takes no parameter 'tile_px'. It takes: study." in ran.stderr
+
+
+def test_a_failing_notebook_is_named_with_its_error(mini, tmp_path):
+    folder = tmp_path / "data" / "lost"
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text("title: T\ncohort: {source: local, slides: nowhere.csv}\n")
+    ran = wsibench(folder.parent, "run", "lost")
+    assert ran.returncode == 1
+    assert "nowhere.csv" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_vectors_alone_are_a_study_and_stages_on_tiles_say_so(study, tmp_path):
+    root = tmp_path / "data"
+    folder = root / "vectors"
+    folder.mkdir(parents=True)
+    latents = pd.read_csv(study.truth / "latents.csv")
+    latents[["patient_id", "site"]].to_csv(folder / "patients.csv", index=False)
+    latents.drop(columns="site").to_csv(folder / "mine.csv", index=False)
+    shutil.copy(study.expression_h5ad, folder / "rna.h5ad")
+    (folder / "study.yaml").write_text(
+        "title: Vectors\n"
+        "cohort: {source: local, patients: patients.csv, expression: rna.h5ad}\n"
+        "features: {mine: {table: mine.csv}}\n"
+        "folds: {n: 3}\n"
+        "probes: [ridge]\n"
+        "ranking: {bootstrap: 100, permutations: {ridge: 0}}\n"
+    )
+    ran = wsibench(root, "run", "vectors")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("not applicable") == 2
+    assert "mine" in (folder / "leaderboard.csv").read_text()
+    alone = papermill(root, "02_tiling", "-p", "study", "vectors")
+    assert alone.returncode == 0, alone.stderr

@@ -1,0 +1,347 @@
+"""Downloads over a server that misbehaves: nothing bad is kept, nothing finished is fetched twice."""
+
+import errno
+import fcntl
+import hashlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gdc_server import GdcServer, save, serving
+
+from wsibench.cohort.gdc import client, download, transfer
+from wsibench.cohort.gdc.client import GdcFile
+from wsibench.core.artefacts import meta_path, read_meta
+from wsibench.core.errors import GdcError
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
+    with serving() as server:
+        monkeypatch.setenv("WSIBENCH_GDC", server.url)
+        yield server
+
+
+def offered(
+    server: GdcServer, n: int = 1, *, size: int = 3 * MIB, name: str = "file", kind: str = "svs"
+) -> list[GdcFile]:
+    files = []
+    for index in range(n):
+        content = random.Random(index).randbytes(size + index)
+        hit = server.offer(f"{name}{index}.{kind}", content)
+        files.append(GdcFile(hit["file_id"], hit["file_name"], hit["file_size"], hit["md5sum"]))
+    return files
+
+
+def assert_whole(files: list[GdcFile], folder: Path) -> None:
+    for file in files:
+        assert download.artefact(file, folder).due() is None
+        assert hashlib.md5((folder / file.name).read_bytes()).hexdigest() == file.md5
+    assert not list(folder.glob(".*.svs.part")), "something unfinished was left"
+
+
+def data_requests(server: GdcServer, file: GdcFile) -> list[str]:
+    """The ranges that a file was asked for with ("" for all of it)."""
+    return [headers.get("Range", "") for _, _, headers, _ in server.asked("GET", f"/data/{file.file_id}")]
+
+
+def test_fetches_all_and_nothing_twice(server: GdcServer, tmp_path: Path) -> None:
+    files = offered(server, 6, size=MIB // 4)
+    assert download.fetch_all(files, tmp_path, label="slides") == {}
+    assert_whole(files, tmp_path)
+    before = len(server.log)
+    assert download.fetch_all(files, tmp_path, label="slides") == {}
+    assert len(server.log) == before
+    meta = read_meta(tmp_path / files[0].name)
+    assert meta["facts"] == {"file_id": files[0].file_id, "md5": files[0].md5, "from": server.url}
+
+
+@pytest.mark.parametrize("trouble", [("reset", 2 * MIB + 7), ("truncate", 2 * MIB + 1)])
+def test_goes_on_where_the_connection_broke(server: GdcServer, tmp_path: Path, trouble: tuple) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", trouble)
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+    first, second = data_requests(server, file)
+    assert first == ""
+    if trouble[0] == "truncate":  # a reset may throw away all that had come
+        assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= trouble[1]
+
+
+def test_503_then_ok(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", ("status", 503), ("status", 502))
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+    assert len(data_requests(server, file)) == 3
+
+
+@pytest.mark.parametrize("answer", ["ignore_range", ("shift_range", 5)])
+def test_another_range_than_asked_for_starts_again(server: GdcServer, tmp_path: Path, answer: object) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", ("reset", MIB + 7), answer)
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+
+
+def test_a_part_of_an_earlier_run_is_gone_on_with(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    download.part_path(file, tmp_path).write_bytes(server.content[file.file_id][: 2 * MIB])
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+    assert data_requests(server, file) == [f"bytes={2 * MIB}-"]
+    assert server.bytes_sent[file.file_id] == file.size - 2 * MIB
+
+
+@pytest.mark.parametrize("wrong", [b"x" * MIB, b"x" * (3 * MIB), b"x" * (4 * MIB)], ids=["begun", "whole", "longer"])
+def test_a_part_with_wrong_bytes_is_not_kept(server: GdcServer, tmp_path: Path, wrong: bytes) -> None:
+    [file] = offered(server)
+    download.part_path(file, tmp_path).write_bytes(wrong)
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+
+
+def test_wrong_md5_is_fetched_once_more(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", "corrupt")
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+
+
+def test_wrong_md5_for_good_is_an_error_and_leaves_nothing(server: GdcServer, tmp_path: Path) -> None:
+    bad, good = offered(server, 2)
+    server.trouble(f"/data/{bad.file_id}", "corrupt", "corrupt")
+    errors = download.fetch_all([bad, good], tmp_path, label="slides")
+    assert list(errors) == [bad.name]
+    assert f"it published {bad.md5}" in str(errors[bad.name])
+    assert_whole([good], tmp_path)
+    assert not (tmp_path / bad.name).exists()
+
+
+def test_a_server_that_never_gets_it_through(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", *[("reset", 0)] * client.ATTEMPTS)
+    with pytest.raises(GdcError, match="a second run goes on"):
+        download.fetch(file, tmp_path)
+
+
+def test_when_nothing_comes_through_the_rest_is_not_tried(
+    server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.001)
+    files = offered(server, 30, size=1000)
+    for file in files[2:]:
+        server.trouble(f"/data/{file.file_id}", *[("status", 503)] * client.ATTEMPTS)
+    with pytest.raises(client.Unreachable, match="try later"):
+        download.fetch_all(files, tmp_path, label="slides")
+    assert len(server.log) < 20 * client.ATTEMPTS
+    assert [download.artefact(file, tmp_path).due() for file in files[:2]] == [None, None]
+
+
+def test_any_progress_is_worth_another_attempt(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", *[("truncate", MIB // 8)] * (3 * client.ATTEMPTS))
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+
+
+def test_an_id_that_expired_is_found_again_by_name(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    server.rename(file.file_id, "after-the-release")
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+    assert len(server.asked("GET", "/data/after-the-release")) == 1
+
+
+def test_an_open_file_that_is_refused_says_when_to_come_back(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    server.trouble(f"/data/{file.file_id}", ("status", 403))
+    with pytest.raises(GdcError, match="hours after a data release"):
+        download.fetch(file, tmp_path)
+
+
+def test_a_finished_file_that_changed_is_fetched_again(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    path = download.fetch(file, tmp_path)
+    path.write_bytes(b"x" * file.size)
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+
+
+def test_killed_before_it_was_signed_it_is_verified_not_fetched(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    path = download.fetch(file, tmp_path)
+    meta_path(path).unlink()
+    before = len(server.log)
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+    assert len(server.log) == before
+
+
+def test_gdc_clients_folder_is_verified_and_linked(server: GdcServer, tmp_path: Path) -> None:
+    good, bad = offered(server, 2)
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    content = server.content[bad.file_id]
+    already = {
+        good.name: save(theirs, server.hits[good.file_id], server.content[good.file_id]),
+        bad.name: save(theirs, server.hits[bad.file_id], content[:-1] + bytes([content[-1] ^ 1])),
+    }
+    listing = sorted(theirs.rglob("*"))
+    assert download.fetch_all([good, bad], ours, label="slides", already=already) == {}
+    assert_whole([good, bad], ours)
+    assert (ours / good.name).is_symlink()
+    assert not (ours / bad.name).is_symlink()
+    assert data_requests(server, good) == []
+    assert sorted(theirs.rglob("*")) == listing, "the user's folder was written to"
+    already[good.name].unlink()
+    assert download.artefact(good, ours).due() == "missing"
+
+
+def test_a_disk_that_is_too_small_is_foreseen(
+    server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = offered(server, 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * MIB))
+    with pytest.raises(transfer.DiskFull, match=r"3 files need 0\.0 GB.*stream: true"):
+        download.fetch_all(files, tmp_path, label="slides")
+    assert not server.log
+    download.part_path(files[0], tmp_path).write_bytes(server.content[files[0].file_id][: 2 * MIB])
+    assert download.fetch_all(files, tmp_path, label="slides") == {}
+
+
+def test_a_disk_that_fills_up_is_survived(server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = offered(server, 6)
+    room = [7 * MIB]
+    real = transfer._write
+
+    def write(sink, chunk, file):
+        room[0] -= len(chunk)
+        if room[0] < 0:
+            sink = SimpleNamespace(write=no_space, name=sink.name)
+        real(sink, chunk, file)
+
+    def no_space(_: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transfer, "_write", write)
+    with pytest.raises(transfer.DiskFull, match=r"filled up.*finished files stay"):
+        download.fetch_all(files, tmp_path, label="slides")
+    done = [file for file in files if download.artefact(file, tmp_path).due() is None]
+    room[0] = 1 << 40
+    assert download.fetch_all(files, tmp_path, label="slides") == {}
+    assert_whole(files, tmp_path)
+    assert all(len(data_requests(server, file)) == 1 for file in done)
+
+
+def test_a_file_that_another_process_fetches_is_left_to_it(server: GdcServer, tmp_path: Path) -> None:
+    [file] = offered(server)
+    with open(download.part_path(file, tmp_path), "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(GdcError, match="another process"):
+            download.fetch(file, tmp_path)
+    download.fetch(file, tmp_path)
+    assert_whole([file], tmp_path)
+
+
+def test_progress_has_a_byte_rate(
+    server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(transfer, "LINE_EVERY_S", 0.0)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    files = offered(server, 2)
+    download.part_path(files[0], tmp_path).write_bytes(server.content[files[0].file_id][:MIB])
+    download.fetch_all(files, tmp_path, label="01 slides")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("01 slides: 2/2, 0.01 of 0.01 GB, ")
+    assert last.endswith("MB/s, 0:00 min left")
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from wsibench.cohort.gdc import download
+from wsibench.cohort.gdc.client import GdcFile
+files = [GdcFile(*line.split()[:2], int(line.split()[2]), line.split()[3]) for line in open(sys.argv[1])]
+{call}
+"""
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_process_is_gone_on_with(server: GdcServer, tmp_path: Path, signal_: signal.Signals) -> None:
+    files = [file for n in range(6) for file in offered(server, size=(n + 1) * MIB, name=f"slide{n}")]
+    listing, folder = tmp_path / "files.txt", tmp_path / "slides"
+    listing.write_text("".join(f"{f.file_id} {f.name} {f.size} {f.md5}\n" for f in files))
+    script = CLIENT.format(call="download.fetch_all(files, Path(sys.argv[2]), label='slides')")
+    server.chunk_pause_s = 0.02
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(listing), str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores SIGINT and hands that on: these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".slide*.meta.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal_)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode != 0
+    done = [file for file in files if download.artefact(file, folder).due() is None]
+    assert 0 < len(done) < len(files), said
+    server.chunk_pause_s = 0.0
+    before = len(server.log)
+    assert download.fetch_all(files, folder, label="slides") == {}
+    assert_whole(files, folder)
+    asked = {path for _, path, _, _ in server.log[before:]}
+    assert asked == {f"/data/{file.file_id}" for file in files if file not in done}
+    resumed = [headers["Range"] for _, _, headers, _ in server.log[before:] if "Range" in headers]
+    assert resumed, "no part was gone on with"
+
+
+def test_small_files_come_in_batches(server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "BATCH", 4)
+    files = offered(server, 9, size=1000, kind="tsv")
+    assert download.fetch_batches(files, tmp_path, label="RNA") == {}
+    assert_whole(files, tmp_path)
+    assert len(server.asked("POST", "/data")) == 2
+    assert len(server.asked("GET", "/data")) == 1, "one id alone is no archive"
+    before = len(server.log)
+    assert download.fetch_batches(files, tmp_path, label="RNA") == {}
+    assert len(server.log) == before
+
+
+@pytest.mark.parametrize(
+    "trouble", ["corrupt", ("drop_members", 2), ("truncate", 900), ("reset", 900), ("status", 503), ("status", 404)]
+)
+def test_what_a_batch_lacks_is_asked_for_again(server: GdcServer, tmp_path: Path, trouble: object) -> None:
+    files = offered(server, 5, size=1000, kind="tsv")
+    server.trouble("/data", trouble)
+    assert download.fetch_batches(files, tmp_path, label="RNA") == {}
+    assert_whole(files, tmp_path)
+
+
+def test_a_batch_with_an_expired_id_comes_through(server: GdcServer, tmp_path: Path) -> None:
+    files = offered(server, 5, size=1000, kind="tsv")
+    server.rename(files[2].file_id, "after-the-release")
+    assert download.fetch_batches(files, tmp_path, label="RNA") == {}
+    assert_whole(files, tmp_path)
+
+
+def test_a_batch_takes_what_the_user_has(server: GdcServer, tmp_path: Path) -> None:
+    files = offered(server, 3, size=1000, kind="tsv")
+    theirs = {
+        file.name: save(tmp_path / "theirs", server.hits[file.file_id], server.content[file.file_id]) for file in files
+    }
+    assert download.fetch_batches(files, tmp_path / "ours", label="RNA", already=theirs) == {}
+    assert_whole(files, tmp_path / "ours")
+    assert not server.log

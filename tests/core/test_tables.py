@@ -1,0 +1,84 @@
+"""Tables of others: whatever lies in the file, it is read or refused, never a traceback of a library."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wsibench.core.errors import CohortError
+from wsibench.core.tables import read_matrix, read_rows, some
+
+cells = st.one_of(st.text(max_size=6), st.sampled_from(["1", ".5", "-inf", "nan", "NA", "", "1e400", '"', ",", "007"]))
+texts = st.one_of(
+    st.text(max_size=80),
+    st.lists(st.lists(cells, max_size=4).map(",".join), max_size=5).map("\n".join),
+    st.lists(st.lists(cells, max_size=4).map(",".join), max_size=5).map(lambda rows: "\n".join(["id,a,b", *rows])),
+).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+@given(st.one_of(texts, st.binary(max_size=80)))
+@example(b"id,a\n1\x00,2\n")
+@example(b'id,a\n"1,2\n')
+@settings(deadline=None, max_examples=150)
+def test_any_bytes_are_rows_of_text_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("rows") / "table.csv"
+    path.write_bytes(content)
+    try:
+        rows = read_rows(path)
+    except CohortError:
+        return
+    assert all(isinstance(cell, str) for cell in rows.to_numpy().ravel())
+
+
+@given(
+    st.one_of(texts, st.binary(max_size=80)),
+    st.sampled_from(["a.csv", "a.csv.gz", "a.parquet", "a.h5ad"]),
+)
+@example(b"id,a\n007,1\n", "a.csv")
+@settings(deadline=None, max_examples=150)
+def test_any_bytes_are_a_matrix_or_refused(tmp_path_factory, content, name):
+    path = tmp_path_factory.mktemp("matrix") / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") and len(content) % 2 else content)
+    try:
+        values, var = read_matrix(path, id_column="id", ids=["x"])
+    except CohortError:
+        return
+    assert values.index.is_unique
+    assert values.columns.is_unique
+    assert not np.isinf(values.to_numpy(np.float64)).any()
+    assert var.index.equals(values.columns)
+
+
+printable = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_size=1)
+
+
+@given(st.lists(printable, min_size=1, max_size=5, unique=True), st.integers(0, 99))
+@example(["NA", "007", "1e5"], 0)
+@settings(deadline=None, max_examples=50)
+def test_what_was_written_is_what_is_read(tmp_path_factory, ids, seed):
+    values = np.random.default_rng(seed).normal(size=(len(ids), 3))
+    frame = pd.DataFrame(values, index=pd.Index(ids, name="id"), columns=["a", "b", "007"])
+    path = tmp_path_factory.mktemp("round") / "table.csv"
+    frame.to_csv(path)
+    read, _ = read_matrix(path, id_column="id", ids=[])
+    assert read.index.tolist() == ids
+    assert read.columns.tolist() == ["a", "b", "007"]
+    np.testing.assert_allclose(read, values, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numeric_ids_of_a_typed_table_become_text(tmp_path, kind):
+    frame = pd.DataFrame({"id": [7, 8], "a": [1.0, np.nan]})
+    path = tmp_path / f"table.{kind}"
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    values, _ = read_matrix(path, id_column="id", ids=[])
+    assert values.index.tolist() == ["7", "8"]
+    assert np.isnan(values.loc["8", "a"])
+
+
+def test_a_message_names_the_first_few():
+    assert some(["a", "b"]) == "a, b"
+    assert some(list("abcdef")) == "a, b, c and 3 more"

@@ -1,0 +1,235 @@
+"""One pass: the right tiles, for every encoder, made once, whatever fails on the way."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from wsibench.assembly import build as assembly
+from wsibench.cohort import build as cohort
+from wsibench.core.errors import StudyError, TooManyFailures, WeightsError
+from wsibench.core.settings import Embedding
+from wsibench.core.study import Study
+from wsibench.embedding import embed as embedding
+from wsibench.embedding import models
+from wsibench.embedding.encoders import encoder
+from wsibench.embedding.feature_store import read_features, write_features
+from wsibench.embedding.registry import ENCODERS
+from wsibench.tiling import tiles as tiling
+from wsibench.tiling.slides import open_slide
+
+MPP = 0.5
+
+
+def write_slide(path, seed):
+    """A small Aperio-style slide: pink and purple tissue to its edges."""
+    rng = np.random.default_rng(seed)
+    pixels = np.repeat(np.repeat(rng.integers(0, 60, (64, 64, 3)), 16, 0), 16, 1) + np.array([190, 90, 150])
+    tifffile.imwrite(
+        path,
+        pixels.astype(np.uint8),
+        tile=(256, 256),
+        compression="jpeg",
+        photometric="rgb",
+        description=f"Aperio Image Library v11\n1024x1024 |AppMag = 20|MPP = {MPP}",
+        metadata=None,
+    )
+
+
+@pytest.fixture
+def study(data_root, monkeypatch):
+    """Two tiled slides and a broken one."""
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    folder = data_root / "tiny"
+    folder.mkdir()
+    for seed, name in enumerate("ab"):
+        write_slide(folder / f"{name}.svs", seed)
+    (folder / "broken.svs").write_bytes(b"no slide")
+    rows = [(name, name.upper(), f"{name}.svs") for name in ("a", "b", "broken")]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(folder / "slides.csv", index=False)
+    return reload(folder, encoders=["colour", "texture"])
+
+
+def reload(folder, **sections):
+    content = {
+        "title": "tiny",
+        "cohort": {"source": "local", "slides": "slides.csv"},
+        "controls": [],
+        "limits": {"failed_slides": 1.0},
+        "tiles": {"max_tiles": 5},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
+    study = Study.load(folder.name)
+    cohort.build(study)
+    tiling.tile_slides(study)
+    return study
+
+
+def test_every_encoder_gets_every_tile_of_every_tiled_slide(study):
+    made = embedding.embed_slides(study)
+    assert made[["slide_id", "encoder", "n_tiles"]].to_numpy().tolist() == [
+        ["a", "colour", 5], ["a", "texture", 5], ["b", "colour", 5], ["b", "texture", 5],
+    ]  # fmt: skip
+    for slide_id in "ab":
+        tiles = tiling.read_tiles(study, slide_id)
+        xy = tiles[["x", "y"]].to_numpy()
+        with open_slide(study.root / f"{slide_id}.svs") as slide:
+            [(_, pixels)] = slide.read_tiles(xy, tile_um=112, wanted_mpp=0.5)
+        for name in ("colour", "texture"):
+            features, coords = read_features(study.features_h5(name, slide_id))
+            np.testing.assert_array_equal(coords, xy)
+            direct = models.load(encoder(name))(torch.from_numpy(pixels)).numpy()
+            np.testing.assert_array_equal(features, direct.astype(np.float16))
+
+
+def test_attributes_say_what_the_features_are(study):
+    embedding.embed_slides(study)
+    with h5py.File(study.features_h5("colour", "a")) as file:
+        attrs = dict(file["features"].attrs)
+    known = {artefact.path: artefact.key for artefact in embedding.expected(study)}
+    assert attrs.pop("key") == known[study.features_h5("colour", "a")]
+    assert len(attrs.pop("weights")) == 64
+    assert attrs == {"slide_mpp": MPP, "tile_um": 112.0, "decoded_px": 224, "geometry": "tile", "encoder": "colour"}
+
+
+def test_what_is_current_is_not_made_again_and_a_new_encoder_touches_no_other(study):
+    embedding.embed_slides(study)
+    assert {artefact.due() for artefact in embedding.expected(study)} == {None}
+    assert embedding.embed_slides(study).empty
+    before = study.features_h5("colour", "a").stat().st_mtime_ns
+    more = reload(study.root, encoders=["colour", "texture", "random-vit"])
+    assert set(embedding.embed_slides(more).encoder) == {"random-vit"}
+    assert study.features_h5("colour", "a").stat().st_mtime_ns == before
+
+
+def test_a_changed_file_is_made_again(study):
+    embedding.embed_slides(study)
+    study.features_h5("texture", "b").write_bytes(b"cut")
+    assert embedding.embed_slides(study)[["slide_id", "encoder"]].to_numpy().tolist() == [["b", "texture"]]
+
+
+def test_a_slide_that_cannot_be_read_is_a_row_and_the_others_are_made(study):
+    (study.root / "b.svs").write_bytes(b"lost since it was tiled")
+    made = embedding.embed_slides(study)
+    assert set(made.slide_id) == {"a"}
+    failures = pd.read_csv(study.failures_csv)
+    assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b", "b"]
+    assert failures[failures.stage == "tiling"].slide_id.tolist() == ["broken"]
+    due = {artefact.key for artefact in embedding.expected(study) if artefact.due()}
+    assert due == set(failures[failures.stage == "embedding"].key)
+    assert not list(study.root.glob("features/**/.*part*"))
+
+
+def test_too_many_failures_stop_the_stage(study):
+    strict = reload(study.root, encoders=["colour"], limits={"failed_slides": 0.4})
+    (study.root / "b.svs").write_bytes(b"lost since it was tiled")
+    with pytest.raises(TooManyFailures, match="1 of 2 slides"):
+        embedding.embed_slides(strict)
+
+
+def test_the_finest_encoder_decides_what_is_decoded(study):
+    assert embedding.wanted_mpp(study) == 0.5
+    finer = study.model_copy(update={"encoders": ["colour", "medsiglip"]})
+    assert embedding.wanted_mpp(finer) == 0.25
+
+
+def test_a_study_without_slides_or_encoders_says_why_not(study):
+    assert embedding.not_applicable(study) is None
+    assert "no encoder" in embedding.not_applicable(study.model_copy(update={"encoders": [], "controls": ["site"]}))
+
+
+def test_features_from_elsewhere_join_those_made_here(study, tmp_path):
+    features = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for name in ("a", "broken"):
+        write_features(tmp_path / f"{name}.h5", features, np.zeros((3, 2)))
+    joined = reload(study.root, encoders=["colour"], features={"theirs": {"folder": str(tmp_path)}})
+    made = embedding.embed_slides(joined)
+    assert set(map(tuple, made[["slide_id", "encoder"]].to_numpy())) == {
+        ("a", "colour"), ("b", "colour"), ("a", "theirs"), ("broken", "theirs"),
+    }  # fmt: skip
+    np.testing.assert_array_equal(read_features(joined.features_h5("theirs", "broken"))[0], features)
+    failures = pd.read_csv(joined.failures_csv)
+    assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b"]  # has no file over there
+    assert embedding.embed_slides(joined).empty
+
+    write_features(tmp_path / "a.h5", features + 1, np.zeros((3, 2)))
+    assert embedding.embed_slides(joined)[["slide_id", "encoder"]].to_numpy().tolist() == [["a", "theirs"]]
+
+
+def test_geometry_card_decodes_what_the_card_resizes_to(study):
+    finer = study.model_copy(update={"encoders": ["dinov2-small"], "embedding": Embedding(geometry="card")})
+    assert embedding.wanted_mpp(finer) == 112 / 256
+    assert embedding.wanted_mpp(finer.model_copy(update={"embedding": Embedding()})) == 0.5
+
+
+def test_slides_in_flight_in_threads_give_what_one_after_the_other_gives(study, monkeypatch):
+    embedding.embed_slides(study)
+    alone = {path: path.read_bytes() for path in study.root.glob("features/*/*.h5")}
+    for path in alone:
+        path.unlink()
+    monkeypatch.setattr(embedding.onepass, "devices", lambda: ("cpu", "cpu"))
+    embedding.embed_slides(study)
+    assert {path: path.read_bytes() for path in alone} == alone
+
+
+def test_features_are_current_where_the_weights_are_not(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    module = timm.create_model("vit_large_patch16_224", num_classes=0, init_values=1e-5, embed_dim=32, depth=1)
+    (tmp_path / "uni").mkdir()
+    save_file(module.state_dict(), tmp_path / "uni" / "model.safetensors")
+    small = {"embed_dim": 32, "depth": 1, "init_values": 1e-5}
+    monkeypatch.setitem(ENCODERS, "uni", replace(ENCODERS["uni"], kwargs=small, dim=32, parameters=None))
+    monkeypatch.setenv("WSIBENCH_WEIGHTS", str(tmp_path))
+    made = embedding.embed_slides(reload(study.root, encoders=["uni"]))
+    assert made.n_tiles.tolist() == [5, 5]
+    monkeypatch.delenv("WSIBENCH_WEIGHTS")
+    assert {artefact.due() for artefact in embedding.expected(study.model_copy(update={"encoders": ["uni"]}))} == {None}
+
+
+def test_absent_weights_are_said_before_any_slide_is_opened(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedding, "map_slides", lambda *_, **__: pytest.fail("a slide was opened"))
+    with pytest.raises(WeightsError, match="weights of uni are not on this machine"):
+        embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
+
+
+def test_stain_normalisation_is_an_arm_of_its_own(study):
+    embedding.embed_slides(study)
+    plain = read_features(study.features_h5("colour", "a"))[0]
+    normalised = reload(study.root, encoders=["colour"], embedding={"stain": "reinhard"})
+    assert set(embedding.embed_slides(normalised).slide_id) == {"a", "b"}
+    assert not np.array_equal(read_features(study.features_h5("colour", "a"))[0], plain)
+
+
+def test_features_from_elsewhere_need_no_slides(data_root, tmp_path):
+    folder = data_root / "theirs"
+    folder.mkdir()
+    (folder / "patients.csv").write_text("patient_id,site,slide_ids\nP1,A,s1;s2\nP2,B,s3\n")
+    (folder / "expression.csv").write_text("patient_id,G1,G2\nP1,1,2\nP2,3,5\n")
+    for value, name in enumerate(["s1", "s2", "s3"]):
+        write_features(tmp_path / f"{name}.h5", np.full((value + 1, 4), value), np.zeros((value + 1, 2)))
+    content = {
+        "title": "theirs",
+        "cohort": {"source": "local", "patients": "patients.csv", "expression": "expression.csv"},
+        "features": {"uni-like": {"folder": str(tmp_path)}},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    study = Study.load("theirs")
+    cohort.build(study)
+    assert "nothing to tile" in tiling.not_applicable(study)
+    assert embedding.embed_slides(study).n_tiles.tolist() == [1, 2, 3]
+    benchmark = assembly.assemble(study)
+    assert benchmark.obsm["uni-like"][:, 0].tolist() == pytest.approx([2 / 3, 2])
+
+    with_slides = study.model_copy(update={"encoders": ["colour", "uni-like"]})
+    with pytest.raises(StudyError, match="colour needs slides"):
+        embedding.expected(with_slides)

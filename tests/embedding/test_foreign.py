@@ -1,0 +1,118 @@
+"""Features that other tools left are read as they are, or refused with what is wrong with them."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from wsibench.core.errors import SlideError
+from wsibench.core.settings import FeatureFolder
+from wsibench.embedding.foreign import foreign_file, foreign_identity, read_foreign
+
+FEATURES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+COORDS = np.array([[0, 0], [512, 0], [0, 512], [512, 512]])
+
+
+def h5(path, features=FEATURES, coords=COORDS):
+    """A file as TRIDENT and CLAM write it: extensible, a chunk a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, values in (("features", features), ("coords", coords)):
+            chunks = (1, *values.shape[1:])
+            file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=chunks)
+
+
+def read(root, layout, dim=6, **more):
+    folder = FeatureFolder(folder=str(root), layout=layout, **more)
+    return read_foreign(foreign_file(root, folder, "s"), folder, dim)
+
+
+@pytest.mark.parametrize(("layout", "place"), [("trident", "s.h5"), ("clam", "h5_files/s.h5"), ("clam", "s.h5")])
+def test_hdf5_of_trident_and_clam(tmp_path, layout, place):
+    h5(tmp_path / place)
+    features, coords = read(tmp_path, layout)
+    assert features.dtype == np.float16
+    np.testing.assert_array_equal(features, FEATURES.astype(np.float16))
+    np.testing.assert_array_equal(coords, COORDS)
+
+
+def test_a_batch_axis_of_one_is_taken_off(tmp_path):
+    h5(tmp_path / "s.h5", FEATURES[None], COORDS[None])
+    features, coords = read(tmp_path, "trident")
+    assert features.shape == (4, 6)
+    np.testing.assert_array_equal(coords, COORDS)
+
+
+def test_clams_tensors_have_no_places(tmp_path):
+    (tmp_path / "pt_files").mkdir()
+    torch.save(torch.from_numpy(FEATURES), tmp_path / "pt_files" / "s.pt")
+    features, coords = read(tmp_path, "clam")
+    np.testing.assert_array_equal(features, FEATURES.astype(np.float16))
+    assert (coords == -1).all()
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")  # of zarr, when the store is written
+def test_lazyslides_table(tmp_path):
+    import anndata
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = tmp_path / "s.zarr"
+    table = anndata.AnnData(FEATURES, obs=pd.DataFrame(index=[str(i) for i in range(4)]))
+    table.uns["spatialdata_attrs"] = {"region": "tiles", "region_key": "library_id", "instance_key": "tile_id"}
+    (store / "tables").mkdir(parents=True)
+    with anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        table.write_zarr(store / "tables" / "uni_tiles")
+    (store / "shapes" / "tiles").mkdir(parents=True)
+    squares = [square(x, y, 512) for x, y in COORDS]
+    pq.write_table(pa.table({"geometry": squares}), store / "shapes" / "tiles" / "shapes.parquet")
+    features, coords = read(tmp_path, "lazyslide")
+    np.testing.assert_array_equal(features, FEATURES.astype(np.float16))
+    np.testing.assert_array_equal(coords, COORDS)
+    with pytest.raises(SlideError, match="set `table` to one of uni_tiles"):
+        read(tmp_path, "lazyslide", table="conch_tiles")
+
+
+def square(x, y, side):
+    """Well-known binary of a square, anticlockwise from its lower right corner, as shapely's box has it."""
+    points = np.array([[x + side, y], [x + side, y + side], [x, y + side], [x, y], [x + side, y]], "<f8")
+    return b"\x01" + np.array([3, 1, 5], "<u4").tobytes() + points.tobytes()
+
+
+def test_another_width_than_the_encoders_is_refused(tmp_path):
+    h5(tmp_path / "s.h5")
+    with pytest.raises(SlideError, match="6 wide; the encoder's are 1024 wide"):
+        read(tmp_path, "trident", dim=1024)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (FEATURES[:3], r"shape \(3, 6\) for 4 tiles"),
+        (np.full((4, 6), 1e6, np.float32), "not finite in float16"),
+        (np.full((4, 6), np.nan, np.float32), "not finite in float16"),
+    ],
+    ids=["count", "overflow", "nan"],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_features_that_cannot_be_right_are_refused(tmp_path, features, message):
+    h5(tmp_path / "s.h5", features)
+    with pytest.raises(SlideError, match=message):
+        read(tmp_path, "trident")
+
+
+def test_an_absent_or_empty_file_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(SlideError, match=r"looked for h5_files/s\.h5, s\.h5, pt_files/s\.pt, s\.pt"):
+        read(tmp_path, "clam")
+    with h5py.File(tmp_path / "s.h5", "w"):
+        pass
+    with pytest.raises(SlideError, match="does not hold features in trident's layout"):
+        read(tmp_path, "trident")
+
+
+def test_a_file_that_is_written_again_has_another_identity(tmp_path):
+    h5(tmp_path / "s.h5")
+    before = foreign_identity(tmp_path / "s.h5")
+    h5(tmp_path / "s.h5", FEATURES + 1)
+    assert foreign_identity(tmp_path / "s.h5") != before

@@ -1,0 +1,249 @@
+"""From pixels to embeddings: the whole tile, resampled once, through the very model that the card names."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from wsibench.core.errors import WeightsError
+from wsibench.embedding import models
+from wsibench.embedding.encoders import encoder
+from wsibench.embedding.registry import ENCODERS
+
+FIVE = ["dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon"]
+SMALL_TIMM = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+FULL = {
+    "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "medsiglip": {
+        "hidden_size": 1152,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "intermediate_size": 4304,
+    },
+    "phikon": {},
+}
+SIZES = ["small", pytest.param("full", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+
+
+def noise(px: int, n: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, px, px, 3), np.uint8))
+
+
+def tissue(px: int) -> torch.Tensor:
+    """Two tiles that differ in colour and in structure."""
+    y, x = np.mgrid[:px, :px] / px
+    waves = [np.sin(9 * x + 3 * y), np.cos(40 * x * y)]
+    colours = [[200, 120, 160], [120, 80, 180]]
+    tiles = [np.clip(60 * wave[..., None] + colour, 0, 255) for wave, colour in zip(waves, colours, strict=True)]
+    return torch.from_numpy(np.stack(tiles).astype(np.uint8))
+
+
+def open_layer_scales(module):
+    """An untrained layer scale is 1e-5, under which no embedding depends on its tile."""
+    for key, weights in module.named_parameters():
+        if key.endswith(("gamma", "lambda1")):
+            weights.data.fill_(1)
+    return module.eval()
+
+
+def saved(name, size, folder):
+    """A record, its folder as on the hub with seeded random weights, and the direct forward of the same model."""
+    torch.manual_seed(0)
+    record = encoder(name)
+    folder.mkdir(parents=True)
+    if record.loader == "timm":
+        kwargs = dict(record.kwargs) | (SMALL_TIMM if size == "small" else {})
+        module = open_layer_scales(timm.create_model(record.arch, num_classes=0, **kwargs))
+        save_file(module.state_dict(), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"architecture": record.arch, "num_classes": 0}))
+        record = replace(record, kwargs=kwargs)
+        direct = module
+    else:
+        sizes = SMALL if size == "small" else FULL[name]
+        if name == "medsiglip":
+            vision = sizes | {"image_size": 448, "patch_size": 14}
+            text = SMALL | {"vocab_size": 100, "projection_size": sizes["hidden_size"]}
+            config = transformers.SiglipConfig(vision_config=vision, text_config=text)
+            module = transformers.SiglipModel(config).eval()
+            direct = lambda pixels: module.vision_model(pixels).pooler_output  # noqa: E731
+        elif name == "phikon":
+            module = transformers.ViTModel(transformers.ViTConfig(**sizes), add_pooling_layer=False).eval()
+            direct = lambda pixels: module(pixels).last_hidden_state[:, 0]  # noqa: E731
+        else:
+            sizes = {key: value for key, value in sizes.items() if key != "intermediate_size"}
+            config = transformers.Dinov2Config(**sizes, image_size=518, patch_size=14)
+            module = open_layer_scales(transformers.Dinov2Model(config))
+            direct = lambda pixels: module(pixels).last_hidden_state[:, 0]  # noqa: E731
+        module.save_pretrained(folder)
+    if size == "small":
+        record = replace(record, dim=32, parameters=None)
+    return record, folder, torch.inference_mode()(direct)
+
+
+def by_hand(tiles, record):
+    """What a card's own preprocessing gives for the whole tile: Pillow, then mean and standard deviation."""
+    how = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[record.interpolation]
+    images = [Image.fromarray(tile).resize((record.px, record.px), how) for tile in tiles.numpy()]
+    pixels = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2) / 255
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in record.stats)
+    return torch.from_numpy(((pixels - mean) / std).astype(np.float32))
+
+
+def cosine(a, b):
+    return torch.nn.functional.cosine_similarity(a.double(), b.double()).min().item()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", FIVE)
+def test_an_encoder_loaded_offline_embeds_as_its_own_library_does(name, size, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    record, folder, direct = saved(name, size, tmp_path / name)
+    tiles = tissue(record.px)
+    reference = direct(by_hand(tiles, record))
+    del direct  # 4.5 GB of it, in full
+    assert cosine(reference[:1], reference[1:]) < 0.999  # or the bounds below would say nothing
+    got = models.load(record, folder)(tiles)
+    assert got.shape == (2, record.dim)
+    assert got.dtype == torch.float32
+    assert cosine(got, reference) >= 0.99999
+    half = models.load(record, folder, precision="bf16")(tiles)
+    assert half.dtype == torch.float32
+    assert cosine(half, reference) >= 0.999
+
+
+@pytest.mark.parametrize("name", [*FIVE, "resnet50", "colour", "random-vit"])
+@pytest.mark.parametrize("px", [256, 449])
+def test_the_whole_tile_is_resampled_once_as_pillow_does(name, px):
+    record, tiles = encoder(name), noise(px)
+    got = models.square(tiles, record).permute(0, 2, 3, 1).numpy()
+    how = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[record.interpolation]
+    for tile, resampled in zip(tiles.numpy(), got, strict=True):
+        reference = np.asarray(Image.fromarray(tile).resize((record.px, record.px), how))
+        difference = np.abs(reference.astype(int) - resampled)
+        assert difference.max() <= 2  # of 255: intermediate rounding
+        assert difference.mean() < 0.25
+
+
+@pytest.mark.parametrize("record", ENCODERS.values(), ids=lambda record: record.name)
+def test_a_tile_of_the_encoders_own_size_is_not_resampled(record):
+    tiles = noise(record.px, 1)
+    assert torch.equal(models.square(tiles, record).permute(0, 2, 3, 1), tiles)
+
+
+def test_geometry_card_crops_where_the_card_does_and_nowhere_else():
+    tiles = noise(256)
+    cropped = models.square(tiles, encoder("dinov2-large"), "card").permute(0, 2, 3, 1)
+    assert torch.equal(cropped, tiles[:, 16:240, 16:240])
+    whole = models.square(tiles, encoder("uni"), "card")
+    assert torch.equal(whole, models.square(tiles, encoder("uni"), "tile"))
+
+
+@pytest.mark.parametrize("name", ["colour", "texture", "random-vit"])
+def test_an_embedding_depends_on_its_tile_alone(name):
+    model, tiles = models.load(encoder(name)), noise(224, 3)
+    together = model(tiles)
+    assert together.shape == (3, encoder(name).dim)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(model(tiles[1:2]), together[1:2], atol=1e-5, rtol=1e-5)
+
+
+def test_the_random_vit_is_the_same_in_every_process_and_leaves_the_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = models.load(encoder("random-vit"))(noise(224))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert torch.equal(models.load(encoder("random-vit"))(noise(224)), first)
+
+
+def test_the_mean_of_patches_leaves_class_and_register_tokens_out():
+    tokens = torch.arange(7.0).view(1, 7, 1)
+    record = replace(encoder("virchow2"), dim=2)
+    assert models.pooled(tokens, record).tolist() == [[0.0, 5.5]]  # class token 0; patches 5 and 6
+
+
+def test_a_model_built_from_the_repositorys_own_config(tmp_path):
+    module = timm.create_model("vit_small_patch8_224", num_classes=0, img_size=32, **SMALL_TIMM).eval()
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "vit_small_patch8_224", "num_classes": 0, "model_args": {"img_size": 32} | SMALL_TIMM}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    record = replace(encoder("lunit-s8"), px=32, dim=32)
+    tiles = noise(32)
+    with torch.inference_mode():
+        torch.testing.assert_close(models.load(record, tmp_path)(tiles), module(by_hand(tiles, record)))
+
+
+@pytest.mark.parametrize("name", ["uni", "phikon"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop(sorted(state)[0]), "1 weights are missing"),
+        (lambda state: state.update(extra=torch.zeros(2)), r"1 are not of it \(such as extra\)"),
+        (lambda state: state.update({sorted(state)[-1]: torch.zeros(7)}), "cannot be loaded|weights are missing"),
+    ],
+    ids=["missing", "unexpected", "misshapen"],
+)
+def test_weights_of_something_else_do_not_load(name, change, message, tmp_path):
+    record, folder, _ = saved(name, "small", tmp_path / name)
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=message):
+        models.load(record, folder)
+
+
+@pytest.mark.parametrize("name", ["uni", "phikon"])
+def test_a_file_that_is_cut_off_does_not_load(name, tmp_path):
+    record, folder, _ = saved(name, "small", tmp_path / name)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=rf"weights of {name} .* cannot be loaded"):
+        models.load(record, folder)
+
+
+@pytest.mark.parametrize("name", ["uni", "phikon"])
+def test_a_pickle_that_runs_code_does_not_load(name, tmp_path):
+    record, folder, _ = saved(name, "small", tmp_path / name)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        models.load(record, folder)
+    assert not Trap.sprung
+
+
+class Trap:
+    """Notes whether unpickling called it."""
+
+    sprung = False
+
+    def __reduce__(self):
+        return setattr, (Trap, "sprung", True)
+
+
+def test_a_model_of_another_size_does_not_load(tmp_path):
+    record, folder, _ = saved("uni", "small", tmp_path / "uni")
+    with pytest.raises(WeightsError, match="its record says 303,350,784"):
+        models.load(replace(record, parameters=303_350_784), folder)
+
+
+def test_a_batch_is_halved_until_it_fits(tmp_path):
+    record, folder, _ = saved("uni", "small", tmp_path / "uni")
+    model, tiles = models.load(record, folder), noise(224, 7)
+    whole, sizes, run = model(tiles), [], model.run
+
+    def cramped(pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError
+        return run(pixels)
+
+    model.run = cramped
+    torch.testing.assert_close(model(tiles), whole, atol=1e-5, rtol=1e-5)
+    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]

@@ -1,0 +1,385 @@
+"""Folds: whom they keep together, how even they are, and what they refuse."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsibench.assembly import build as assembly
+from wsibench.cli.main import main
+from wsibench.cohort import build as cohort
+from wsibench.core.artefacts import Artefact, read_meta, writing
+from wsibench.core.errors import CohortError, NotReady, StudyError
+from wsibench.core.study import Study
+from wsibench.regression import folds
+from wsibench.regression.foldfiles import FORMATS
+from wsibench.regression.folds import inner_groups, make_folds
+
+SCHEMES = ["preserved-site", "random-patient"]
+
+
+def patients(sizes, seed=0, subtypes=("LumA", "LumB", "Basal", "")):
+    """Patients at sites of these sizes, with subtypes at random."""
+    rng = np.random.default_rng(seed)
+    site = [f"S{i:02d}" for i, size in enumerate(sizes) for _ in range(size)]
+    index = pd.Index([f"P{i:04d}" for i in range(len(site))], name="patient_id")
+    return pd.DataFrame({"site": site, "subtype": rng.choice(subtypes, len(site))}, index=index)
+
+
+cohorts = st.builds(
+    patients, st.lists(st.integers(1, 60), min_size=3, max_size=25), st.integers(0, 9), st.just(("A", "B", ""))
+)
+
+
+# Properties
+
+
+@given(cohorts, st.integers(2, 3), st.integers(0, 5), st.sampled_from(SCHEMES))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore::wsibench.regression.folds.UnevenFolds")
+def test_every_patient_is_in_one_fold_and_no_fold_is_empty(table, n, seed, scheme):
+    fold = make_folds(table, scheme=scheme, n=n, seed=seed)
+    assert fold.index.equals(table.index)
+    assert fold.name == "fold"
+    assert sorted(fold.unique()) == list(range(n))
+    shuffled = table.sample(frac=1, random_state=seed)
+    pd.testing.assert_series_equal(make_folds(shuffled, scheme=scheme, n=n, seed=seed), fold.loc[shuffled.index])
+
+
+@given(cohorts, st.integers(2, 3), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore::wsibench.regression.folds.UnevenFolds")
+def test_a_site_is_never_split_and_no_fold_exceeds_its_share_by_more_than_a_site(table, n, seed):
+    fold = make_folds(table, scheme="preserved-site", n=n, seed=seed)
+    assert (fold.groupby(table["site"]).agg(np.ptp) == 0).all()
+    largest = table["site"].value_counts().iloc[0]
+    assert fold.value_counts().max() <= len(table) / n + largest
+
+
+@given(cohorts, st.integers(2, 3), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_random_folds_differ_by_one_patient_in_all_and_of_each_subtype(table, n, seed):
+    fold = make_folds(table, scheme="random-patient", n=n, seed=seed)
+    assert np.ptp(fold.value_counts()) <= 1
+    counts = pd.crosstab(fold, table["subtype"])
+    assert (counts.max() - counts.min()).max() <= 1
+
+
+def test_moves_and_swaps_find_an_even_division_where_there_is_one():
+    fold = make_folds(patients([5, 5, 4, 4, 3, 3, 3, 3]), scheme="preserved-site", n=3, seed=0)
+    assert fold.value_counts().tolist() == [10, 10, 10]
+
+
+def test_subtypes_are_balanced_beyond_sizes():
+    table = patients([20] * 10)
+    table["subtype"] = np.where(table["site"] < "S05", "A", "B")  # a site has patients of one subtype only
+    fold = make_folds(table, scheme="preserved-site", n=5, seed=0)
+    assert pd.crosstab(fold, table["subtype"]).to_numpy().tolist() == [[20, 20]] * 5
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_another_seed_gives_other_folds(scheme):
+    table = patients([40, 30, 20, 20, 10, 10, 10, 5, 5, 5, 5, 5, 3, 2, 1], subtypes=("",))
+    made = [make_folds(table, scheme=scheme, n=5, seed=seed) for seed in range(4)]
+    together = [np.equal.outer(fold.to_numpy(), fold.to_numpy()) for fold in made]
+    assert all((together[0] != other).any() for other in together[1:])
+    assert {fold.value_counts().max() for fold in made} <= {40, 35}  # 40 is the largest site; 171 / 5 = 34.2
+
+
+def test_a_cohort_without_sites_has_random_folds():
+    table = patients([10]).assign(site="")
+    assert make_folds(table, scheme="random-patient", n=5, seed=0).value_counts().tolist() == [2] * 5
+
+
+def test_inner_folds_keep_what_outer_folds_keep():
+    table = patients([2, 1])
+    assert inner_groups(table, "preserved-site").tolist() == ["S00", "S00", "S01"]
+    assert inner_groups(table, "random-patient").tolist() == ["P0000", "P0001", "P0002"]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("table", "scheme", "words"),
+    [
+        (patients([3, 1]), "random-patient", ["4 patients", "5 folds"]),
+        (patients([9, 9, 9]), "preserved-site", ["3 sites", "5 preserved-site folds", "random-patient"]),
+        (patients([50]), "preserved-site", ["1 sites", "5 preserved-site folds", "random-patient"]),
+        (patients([9] * 6).replace("S03", ""), "preserved-site", ["9 patients have no site", "P0027"]),
+    ],
+)
+def test_patients_that_cannot_be_divided_are_refused(table, scheme, words):
+    with pytest.raises(CohortError) as info:
+        make_folds(table, scheme=scheme, n=5, seed=0)
+    for word in words:
+        assert word in str(info.value)
+
+
+def test_a_site_of_more_than_half_the_cohort_is_warned_of():
+    with pytest.warns(folds.UnevenFolds, match="Site S00 has 51 of 100 patients"):
+        fold = make_folds(patients([51, 20, 10, 10, 9]), scheme="preserved-site", n=3, seed=0)
+    assert sorted(fold.value_counts()) in ([20, 29, 51], [19, 30, 51])
+
+
+def test_a_patient_who_is_listed_twice_is_refused():
+    table = patients([5, 5, 5])
+    with pytest.raises(CohortError, match="listed twice"):
+        make_folds(pd.concat([table, table.iloc[:1]]), scheme="random-patient", n=3, seed=0)
+
+
+@pytest.mark.parametrize("subtypes", [("",), ("A",), ("A", "B", "")])
+def test_one_site_with_half_of_the_patients_leaves_the_other_folds_even(subtypes):
+    table = patients([50, 10, 10, 10, 5, 5, 5, 5], subtypes=subtypes)  # just not more than half
+    fold = make_folds(table, scheme="preserved-site", n=3, seed=0)
+    assert sorted(fold.value_counts()) == [25, 25, 50]
+
+
+# Files
+
+
+@pytest.fixture
+def study(data_root):
+    """A benchmark of forty patients, features from a table."""
+    folder = data_root / "own"
+    folder.mkdir()
+    table = patients([12, 8, 8, 6, 6])
+    rng = np.random.default_rng(0)
+    numbers = pd.DataFrame(rng.normal(size=(len(table), 3)), index=table.index, columns=["a", "b", "c"])
+    table.to_csv(folder / "patients.csv")
+    numbers.to_csv(folder / "expression.csv")
+    numbers.to_csv(folder / "features.csv")
+    write_yaml(folder)
+    study = Study.load("own")
+    cohort.build(study)
+    assembly.assemble(study)
+    return study
+
+
+def write_yaml(folder, **settings):
+    source = {"source": "local", "patients": "patients.csv", "expression": "expression.csv"}
+    features = {"own": {"table": "features.csv"}}
+    content = {"title": "T", "cohort": source, "features": features, "folds": {"n": 4, **settings}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_folds_are_written_once_and_read_in_the_benchmarks_order(study):
+    made = folds.divide(study)
+    assert list(made) == SCHEMES
+    table = pd.read_csv(study.folds_csv("preserved-site"), dtype=str, keep_default_na=False)
+    assert list(table.columns) == ["patient_id", "site", "subtype", "fold"]
+    assert made["preserved-site"].index.tolist() == assembly.read_benchmark(study).obs_names.tolist()
+    stamp = study.folds_csv("preserved-site").stat().st_mtime_ns
+    pd.testing.assert_series_equal(folds.divide(study)["preserved-site"], made["preserved-site"])
+    assert study.folds_csv("preserved-site").stat().st_mtime_ns == stamp
+    assert all(artefact.due() is None for artefact in folds.expected(study))
+
+
+def test_one_scheme_does_not_depend_on_the_other(study):
+    folds.divide(study)
+    write_yaml(study.root, schemes=["random-patient"])
+    assert [artefact.due() for artefact in folds.expected(Study.load("own"))] == [None]
+    write_yaml(study.root, seed=1)
+    assert all(artefact.due() for artefact in folds.expected(Study.load("own")))
+
+
+def test_more_splits_leave_the_first_as_it_is_and_make_the_table_due(study):
+    once = [artefact.key for artefact in folds.expected(study)]
+    first = folds.divide(study)["random-patient"]
+    write_yaml(study.root, repeats=3, schemes=["random-patient"])
+    study = Study.load("own")
+    assert [artefact.key for artefact in folds.expected(study)] != once[1:]
+    with pytest.raises(NotReady, match="lacks some of 3 splits"):
+        folds.read_splits(study, "random-patient")
+    pd.testing.assert_series_equal(folds.divide(study)["random-patient"], first)
+
+
+@pytest.mark.filterwarnings("ignore::wsibench.regression.folds.SameFolds")  # five sites
+def test_repeats_are_the_splits_of_the_seeds_that_follow(study):
+    write_yaml(study.root, repeats=3, seed=7, n=2)
+    study = Study.load("own")
+    made, obs = folds.divide(study), assembly.read_benchmark(study).obs
+    for scheme in SCHEMES:
+        splits = folds.read_splits(study, scheme)
+        assert list(splits.columns) == ["fold", "fold_1", "fold_2"]
+        assert splits.index.tolist() == obs.index.tolist()
+        for seed, name in enumerate(splits, start=7):
+            alone = make_folds(obs, scheme=scheme, n=2, seed=seed)
+            pd.testing.assert_series_equal(splits[name], alone, check_names=False)
+        pd.testing.assert_series_equal(made[scheme], splits["fold"])
+        pd.testing.assert_series_equal(folds.read_folds(study, scheme), splits["fold"])
+    columns = pd.read_csv(study.folds_csv("preserved-site")).columns
+    assert list(columns) == ["patient_id", "site", "subtype", "fold", "fold_1", "fold_2"]
+
+
+def test_splits_that_cannot_differ_are_warned_of(study):
+    write_yaml(study.root, repeats=3, n=5, schemes=["preserved-site"])  # five sites, five folds: one way
+    with pytest.warns(folds.SameFolds, match="3 preserved-site splits of 40 patients are 1 different"):
+        folds.divide(Study.load("own"))
+
+
+# Given, and handed on
+
+
+def given_folds(study, tables, **settings):
+    """The study with tables of folds of others, as CSVs."""
+    for scheme, table in tables.items():
+        table.to_csv(study.root / f"{scheme}.csv", index_label="patient_id")
+    names = {scheme: f"{scheme}.csv" for scheme in tables}
+    write_yaml(study.root, given=names, **settings)
+    return Study.load("own")
+
+
+def by_site(study, folds_of_sites):
+    """A table of folds that keeps sites whole."""
+    site = assembly.read_benchmark(study).obs["site"].astype(str)
+    return pd.DataFrame({name: site.map(dict(folds)) for name, folds in folds_of_sites.items()})
+
+
+SITES = {"S00": 0, "S01": 1, "S02": 1, "S03": 2, "S04": 0}
+
+
+def test_given_folds_are_taken_as_they_are_and_other_patients_counted(study):
+    table = by_site(study, {"fold": SITES})
+    others = pd.DataFrame({"fold": [0, 2]}, index=["Q1", "Q2"])
+    study = given_folds(study, {"preserved-site": pd.concat([others, table.sample(frac=1, random_state=0)])})
+    made = folds.divide(study)
+    pd.testing.assert_series_equal(made["preserved-site"], table["fold"], check_index_type=False)
+    facts = read_meta(study.folds_csv("preserved-site"))["facts"]
+    assert facts["n_other_patients"] == 2
+    assert facts["sizes"] == [[18, 16, 6]]
+    obs = assembly.read_benchmark(study).obs
+    assert made["random-patient"].equals(make_folds(obs, scheme="random-patient", n=4, seed=0))
+
+
+def test_the_key_of_given_folds_follows_their_contents_and_nothing_else(study):
+    table = by_site(study, {"fold": SITES})
+    random = folds.expected(study)[1].key
+    one, other = (artefact.key for artefact in folds.expected(given_folds(study, {"preserved-site": table})))
+    assert other == random
+    again = given_folds(study, {"preserved-site": table}, seed=7)
+    assert folds.expected(again)[0].key == one
+    changed = given_folds(study, {"preserved-site": by_site(study, {"fold": SITES | {"S04": 2}})})
+    assert folds.expected(changed)[0].key != one
+
+
+def test_given_folds_may_hold_several_splits(study):
+    table = by_site(study, {"fold": SITES, "fold_1": SITES | {"S04": 2}, "fold_2": SITES | {"S04": 1}})
+    study = given_folds(study, {"preserved-site": table}, repeats=2, schemes=["preserved-site"])
+    folds.divide(study)
+    splits = folds.read_splits(study, "preserved-site")
+    pd.testing.assert_frame_equal(splits, table[["fold", "fold_1"]], check_index_type=False)
+    study = given_folds(study, {"preserved-site": table}, repeats=4, schemes=["preserved-site"])
+    with pytest.raises(CohortError, match="holds 3 splits, and the study asks for 4"):
+        folds.divide(study)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda table: table.drop(index=["P0003", "P0007"]), ["no fold for 2 of 40 patients: P0003, P0007"]),
+        (lambda table: table.assign(fold=1), ["all 40 patients of the study in one fold"]),
+        (
+            lambda table: table.assign(fold=table["fold"].where(table.index != "P0003", 2)),
+            ["splits 1 sites between folds: S00; S00 is in 0, 2", "random-patient"],
+        ),
+        (lambda table: pd.concat([table, table.iloc[:1] + 1]), ["puts P0000 into more than one fold"]),
+        (lambda table: table.rename(columns={"fold": "part"}), ["no table of folds that is known"]),
+    ],
+)
+def test_given_folds_that_do_not_fit_the_study_are_refused(study, spoil, words):
+    study = given_folds(study, {"preserved-site": spoil(by_site(study, {"fold": SITES}))})
+    with pytest.raises(CohortError) as info:
+        folds.divide(study)
+    for word in [*words, "preserved-site.csv"]:
+        assert word in str(info.value)
+    assert not study.folds_csv("preserved-site").exists()
+
+
+def test_random_folds_that_are_given_may_split_sites(study):
+    table = by_site(study, {"fold": SITES})
+    table["fold"] = np.arange(len(table)) % 3
+    made = folds.divide(given_folds(study, {"random-patient": table}))
+    assert made["random-patient"].tolist() == table["fold"].tolist()
+
+
+def test_a_table_of_folds_that_is_not_there_or_is_the_studys_own_is_refused(study):
+    write_yaml(study.root, given={"preserved-site": "gone.csv"})
+    with pytest.raises(CohortError, match=r"no table of folds .*gone\.csv"):
+        folds.expected(Study.load("own"))
+    write_yaml(study.root, given={"preserved-site": "folds/preserved-site.csv"})
+    with pytest.raises(CohortError, match="which the study itself writes"):
+        folds.expected(Study.load("own"))
+
+
+def test_folds_for_a_scheme_that_is_not_asked_for_are_refused(study):
+    write_yaml(study.root, given={"preserved-site": "mine.csv"}, schemes=["random-patient"])
+    with pytest.raises(StudyError, match="given names preserved-site, which is not among the schemes"):
+        Study.load("own")
+
+
+def test_the_path_of_given_folds_may_name_a_variable(study, monkeypatch):
+    monkeypatch.delenv("ELSEWHERE", raising=False)
+    write_yaml(study.root, given={"random-patient": "${ELSEWHERE}/folds.csv"})
+    with pytest.raises(StudyError, match=r"uses \$\{ELSEWHERE\}, which is not set"):
+        Study.load("own")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_folds_that_are_written_for_others_divide_another_study_alike(study, tmp_path, capsys, form, scheme):
+    first = folds.divide(study)[scheme]
+    path = tmp_path / "handed" / "on"
+    assert main(["folds", "own", "--scheme", scheme, "--format", form, "-o", str(path)]) == 0
+    assert f"{scheme} folds of own: {path} ({form})" in capsys.readouterr().out
+    write_yaml(study.root, given={scheme: str(path)}, schemes=[scheme], seed=99)
+    pd.testing.assert_series_equal(folds.divide(Study.load("own"))[scheme], first)
+
+
+def test_folds_that_were_not_made_cannot_be_written(study, tmp_path, capsys):
+    assert main(["folds", "own", "-o", str(tmp_path / "folds.csv")]) == 1
+    assert "has not been made yet" in capsys.readouterr().err
+    write_yaml(study.root, schemes=["random-patient"])
+    assert main(["folds", "own", "--scheme", "preserved-site", "-o", str(tmp_path / "folds.csv")]) == 1
+    assert "The study own has no preserved-site folds. " in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "folds.csv").exists()
+
+
+def test_folds_of_other_patients_are_refused(study):
+    folds.divide(study)
+    path = study.folds_csv("random-patient")
+    table = pd.read_csv(path)
+    with writing(Artefact(path, "by hand")) as temporary:
+        table.iloc[1:].to_csv(temporary, index=False)
+    with pytest.raises(CohortError, match="different patients"):
+        folds.read_folds(study, "random-patient")
+
+
+def test_balance_says_sizes_sites_and_shares(study):
+    folds.divide(study)
+    obs = assembly.read_benchmark(study).obs
+    table = folds.balance(study, obs)
+    assert table.index.names == ["scheme", "fold"]
+    assert table.groupby("scheme")["n_patients"].sum().tolist() == [40, 40]
+    assert table.loc["preserved-site", "n_sites"].sum() == 5
+    np.testing.assert_allclose(table.filter(like="share ").sum(axis=1), 1)
+
+
+def test_a_study_without_sites_or_subtypes_is_divided_at_random(study):
+    pd.read_csv(study.root / "patients.csv")[["patient_id"]].to_csv(study.root / "patients.csv", index=False)
+    write_yaml(study.root, schemes=["random-patient"])
+    study = Study.load("own")
+    cohort.build(study)
+    obs = assembly.assemble(study).obs
+    folds.divide(study)
+    table = folds.balance(study, obs)
+    assert table["n_patients"].tolist() == [10] * 4
+    assert table["n_sites"].tolist() == [0] * 4
+
+
+def test_folds_wait_for_the_benchmark(study):
+    study.benchmark_h5ad.unlink()
+    with pytest.raises(NotReady):
+        folds.expected(study)

@@ -1,0 +1,316 @@
+"""A saved fit meets new patients: the same numbers as without a file, or a refusal that says why."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+from trials import GENES, assembled, with_tiles, write_tables
+
+from wsibench.assembly import build as assembly
+from wsibench.cli.main import main
+from wsibench.cohort import build as cohort
+from wsibench.core.artefacts import Artefact, writing
+from wsibench.core.errors import CohortError, FitError, StudyError
+from wsibench.core.study import Study
+from wsibench.embedding import embed as embedding
+from wsibench.embedding.feature_store import read_features, write_features
+from wsibench.regression import prediction, recipe, saved
+from wsibench.regression.fit import Job, read_patients
+from wsibench.regression.probes import PROBES, offer
+from wsibench.regression.probes.base import Patients
+from wsibench.tiling import tiles as tiling
+
+QUICK = {"seeds": 2, "epochs": 2, "embed": 8, "attention": 4, "pca": 4}
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    """Sixty patients with tile features, assembled."""
+    root = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSIBENCH_DATA", str(root))
+        patch.setenv("WSIBENCH_WORKERS", "1")
+        write_tables(root / "train")
+        yield with_tiles(root / "train", abmil=QUICK)
+
+
+def write_new(folder, **sections) -> Study:
+    """Six patients without expression or site, the first of two slides."""
+    folder.mkdir(exist_ok=True)
+    rows = [(f"n{i}", f"N{max(i, 1)}", f"n{i}.svs") for i in range(7)]
+    for slide, _, path in rows:
+        (folder / path).write_text(slide)
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"]).to_csv(folder / "slides.csv", index=False)
+    content = {"title": "New", "cohort": {"source": "local", "slides": "slides.csv"}, "encoders": ["colour"]}
+    content["controls"] = []
+    (folder / "study.yaml").write_text(yaml.safe_dump(content | sections))
+    return Study.load(folder.name)
+
+
+def embedded(folder, *, width=6, **sections) -> Study:
+    """The same with features, as embedding would leave them, of slides that could not be read."""
+    study = write_new(folder, **sections)
+    cohort.build(study)
+    for artefact in tiling.expected(study):
+        with writing(artefact) as path:
+            path.write_text("not looked at")
+    rng = np.random.default_rng(7)
+    for i, artefact in enumerate(embedding.expected(study)):
+        with writing(artefact, weights="w") as path:
+            write_features(path, rng.normal(size=(3 + i, width)), np.zeros((3 + i, 2)))
+    return study
+
+
+@pytest.fixture(scope="module")
+def new(tiled):
+    return embedded(tiled.root.parent / "new")
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_new_patients_get_what_the_probe_in_memory_gives_them(tiled, new, probe, tmp_path):
+    saved.write(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
+    predicted = prediction.predict(saved.read(tmp_path / "f.safetensors"), new)
+    tiles = [read_features(new.features_h5("colour", f"n{i}"))[0].astype(np.float32) for i in range(7)]
+    bags = [np.concatenate(tiles[:2]), *tiles[2:]]
+    ids = np.array([f"N{i}" for i in range(1, 7)])
+    patients = Patients(
+        ids, ids, np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32), bags
+    )
+    benchmark = assembly.read_benchmark(tiled)
+    train = read_patients(Job(tiled, "preserved-site", "colour", probe), benchmark)
+    fitted = offer(probe).make(tiled).fit(train, benchmark.X, seed=0)
+    assert list(predicted.obs_names) == list(ids)
+    assert list(predicted.var_names) == list(benchmark.var_names)
+    np.testing.assert_allclose(predicted.X, fitted.predict(patients), rtol=0, atol=1e-5)
+    assert predicted.obs["n_slides"].tolist() == [2, 1, 1, 1, 1, 1]
+    assert predicted.obs["n_tiles"].tolist() == [len(bag) for bag in bags]
+
+
+@pytest.mark.parametrize(
+    ("sections", "told", "remedy"),
+    [
+        ({"tiles": {"tile_um": 56}}, r"tiles.tile_um 56.0, not 112.0", "tiles: {tile_um: 112.0}"),
+        ({"tiles": {"min_tissue": 0.9}}, "tiles.min_tissue 0.9, not 0.5", "tiles: {min_tissue: 0.5}"),
+        ({"tiles": {"drop": []}}, "tiles.drop", 'tiles: {drop: ["blur", "pen"]}'),
+        ({"embedding": {"stain": "macenko"}}, 'embedding.stain "macenko", not null', "embedding: {stain: null}"),
+    ],
+)
+def test_features_of_another_making_are_refused_before_anything_is_made(tiled, sections, told, remedy):
+    study = write_new(tiled.root.parent / "other", **sections)
+    with pytest.raises(FitError) as refused:
+        prediction.predict(saved.fit(tiled, "colour", "ridge"), study)
+    assert told in refused.value.what
+    assert remedy in refused.value.remedy
+    assert not study.cohort_csv.exists()
+
+
+def test_fewer_tiles_of_the_same_tissue_are_the_same_features(tiled):
+    study = embedded(tiled.root.parent / "fewer", tiles={"max_tiles": 50, "seed": 3})
+    assert prediction.predict(saved.fit(tiled, "colour", "ridge"), study).n_obs == 6
+
+
+def test_a_study_that_decodes_finer_is_predicted_with_a_note(tiled, new):
+    fit = saved.fit(tiled, "colour", "ridge")
+    assert "µm/px" not in prediction.summary(prediction.predict(fit, new))
+    study = embedded(tiled.root.parent / "finer", encoders=["colour", "medsiglip"])
+    assert "decoded at 0.25 µm/px, those of the fit at 0.5" in prediction.summary(prediction.predict(fit, study))
+
+
+def test_patients_that_were_fitted_on_are_not_passed_off_as_new(tiled, new):
+    fit = saved.fit(tiled, "colour", "ridge")
+    assert "WARNING" in prediction.summary(prediction.predict(fit, tiled))
+    assert "WARNING" not in prediction.summary(prediction.predict(fit, new))
+
+
+def test_features_of_another_width_are_refused(tiled):
+    study = embedded(tiled.root.parent / "wide", width=7)
+    with pytest.raises(FitError, match="width 7, not 6"):
+        prediction.predict(saved.fit(tiled, "colour", "ridge"), study)
+
+
+def test_features_from_elsewhere_are_not_those_of_our_tiles(tiled):
+    folder = {"features": {"colour": {"folder": ".", "layout": "trident"}}}
+    with pytest.raises(FitError, match='kind "folder", not "tiles"'):
+        prediction.predict(saved.fit(tiled, "colour", "ridge"), write_new(tiled.root.parent / "else", **folder))
+
+
+def test_a_study_without_the_encoder_is_told_to_name_it(tiled):
+    study = write_new(tiled.root.parent / "lacking", encoders=["texture"])
+    with pytest.raises(FitError, match=r"no features of 'colour'; it has: texture.*Add it"):
+        prediction.predict(saved.fit(tiled, "colour", "ridge"), study)
+
+
+def test_weights_are_those_that_the_features_were_made_with(tiled):
+    study = write_new(tiled.root.parent / "weighty", encoders=["phikon"])
+    for slide, known in (("a", "1" * 64), ("b", "1" * 64), ("c", "2" * 64)):
+        with writing(Artefact(study.features_h5("phikon", slide), "k"), weights=known) as path:
+            path.write_text(slide)
+    assert recipe.weights(study, "phikon", "ab") == "1" * 64
+    assert recipe.weights(study, "colour", "ab") is None
+    with pytest.raises(FitError, match="different weights"):
+        recipe.weights(study, "phikon", "abc")
+    with pytest.raises(FitError, match=r"weights .*not.*weights: {phikon: /path/to/dir}"):
+        recipe.check_same(study, "phikon", {"weights": "2" * 64}, {"weights": "1" * 64})
+
+
+def test_a_study_that_is_missing_is_told_how_to_be_written(tiled, tmp_path):
+    other = with_tiles_of(tiled, tiles={"tile_um": 56, "min_tissue": 0.25}, embedding={"stain": "reinhard"})
+    fit = saved.fit(other, "colour", "ridge")
+    with pytest.raises(StudyError) as refused:
+        prediction.load_study(fit, "nowhere")
+    assert "slides.csv: slide_id,patient_id,path" in refused.value.remedy
+    text = "\n".join(line[4:] for line in refused.value.remedy.splitlines() if line.startswith("    "))
+    (tiled.root.parent / "nowhere").mkdir()
+    (tiled.root.parent / "nowhere" / "study.yaml").write_text(text)
+    study = prediction.load_study(fit, "nowhere")
+    recipe.check_same(study, "colour", fit.record["features"]["settings"], recipe.settings(study, "colour"))
+
+
+def with_tiles_of(tiled, **sections):
+    folder = tiled.root.parent / "special"
+    write_tables(folder)
+    return with_tiles(folder, **sections)
+
+
+# Tables
+
+
+@pytest.fixture
+def fit_of_table(data_root):
+    write_tables(data_root / "train")
+    return saved.fit(assembled(data_root / "train"), "good", "ridge")
+
+
+def write_table(data_root, change=lambda table: table) -> Study:
+    folder = data_root / "new"
+    folder.mkdir()
+    ids = [f"N{i}" for i in range(5)]
+    pd.DataFrame({"patient_id": [*ids, "N9"]}).to_csv(folder / "patients.csv", index=False)
+    values = np.random.default_rng(3).normal(size=(5, 6))
+    table = change(pd.DataFrame(values, pd.Index(ids, name="patient_id"), list("012345")))
+    table.to_csv(folder / "good.csv")
+    content = {"title": "N", "cohort": {"source": "local", "patients": "patients.csv"}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content | {"features": {"good": {"table": "good.csv"}}}))
+    return Study.load("new")
+
+
+def test_a_table_is_read_by_the_names_of_its_columns(data_root, fit_of_table):
+    study = write_table(data_root, lambda table: table.assign(more=1.0)[["more", *"543210"]])
+    predicted = prediction.predict(fit_of_table, study)
+    values = pd.read_csv(study.root / "good.csv", index_col=0)[list("012345")].to_numpy(np.float32)
+    expected = fit_of_table.fitted.predict(Patients(np.arange(5), np.arange(5), values))
+    np.testing.assert_allclose(predicted.X, expected, atol=1e-6)
+    assert predicted.uns["wsibench"]["left_out"].tolist() == ["N9"]
+    assert "N9" in prediction.summary(predicted)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        (lambda table: table.drop(columns="3"), FitError, "lacks 1 of the 6 that the fit needs: 3"),
+        (lambda table: table.assign(**{"4": [1, 2, np.nan, 4, 5]}), CohortError, "miss values that the fit needs: N2"),
+    ],
+)
+def test_a_table_that_lacks_something_is_refused(data_root, fit_of_table, change, error, told):
+    with pytest.raises(error, match=told):
+        prediction.predict(fit_of_table, write_table(data_root, change))
+
+
+def test_a_patient_of_whom_the_table_knows_nothing_is_left_out(data_root, fit_of_table):
+    study = write_table(data_root, lambda table: table.where(table.index.to_series() != "N2"))
+    predicted = prediction.predict(fit_of_table, study)
+    assert list(predicted.obs_names) == ["N0", "N1", "N3", "N4"]
+    assert predicted.uns["wsibench"]["left_out"].tolist() == ["N2", "N9"]
+
+
+def test_the_example_for_a_table_is_a_study_of_a_table(data_root, fit_of_table):
+    with pytest.raises(StudyError, match=r"patients\.csv: patient_id"):
+        prediction.load_study(fit_of_table, "nowhere")
+
+
+def test_what_is_written_opens_without_wsibench(data_root, fit_of_table, tmp_path):
+    predicted = prediction.predict(fit_of_table, write_table(data_root))
+    assert prediction.write(predicted, tmp_path / "p.h5ad") == [tmp_path / "p.h5ad"]
+    back = anndata.read_h5ad(tmp_path / "p.h5ad")
+    np.testing.assert_array_equal(back.X, predicted.X)
+    assert list(back.var.columns) == ["rho", "p", "q"]
+    assert back.uns["wsibench"]["fit"] == fit_of_table.record["key"]
+    assert back.uns["wsibench"]["trained_on"]["n_patients"] == 60
+    table, genes = prediction.write(predicted, tmp_path / "p.csv")
+    values = pd.read_csv(table, index_col="patient_id")
+    np.testing.assert_allclose(values.to_numpy(), predicted.X, rtol=1e-6)
+    assert list(pd.read_csv(genes)["gene"]) == list(values.columns) == [f"G{i}" for i in range(3 * GENES)]
+    with pytest.raises(FitError, match=r"\.h5ad or \.csv"):
+        prediction.write(predicted, tmp_path / "p.xlsx")
+
+
+# From pixels
+
+
+def write_slide(path, seed):
+    """A small slide of pink and purple tissue, of another colour for each seed."""
+    rng = np.random.default_rng(seed)
+    stain = np.array([180, 90, 150]) + rng.integers(-30, 30, 3)
+    pixels = np.repeat(np.repeat(rng.integers(0, 60, (32, 32, 3)), 16, 0), 16, 1) + stain
+    tifffile.imwrite(
+        path,
+        pixels.astype(np.uint8),
+        tile=(256, 256),
+        compression="jpeg",
+        photometric="rgb",
+        description="Aperio Image Library v11\n512x512 |AppMag = 20|MPP = 0.5",
+        metadata=None,
+    )
+
+
+def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    train, new = data_root / "train", data_root / "new"
+    for folder, seeds in ((train, range(10)), (new, (3, 20))):
+        folder.mkdir()
+        for seed in seeds:
+            write_slide(folder / f"s{seed}.svs", seed)
+        rows = [(f"s{seed}", f"P{seed}", f"s{seed}.svs") for seed in seeds]
+        frame = pd.DataFrame(rows, columns=["slide_id", "patient_id", "path"])
+        if folder == new:
+            (new / "torn.svs").write_bytes(b"no slide")
+            frame.loc[len(frame)] = ["torn", "PT", "torn.svs"]
+        frame.to_csv(folder / "slides.csv", index=False)
+    values = np.random.default_rng(0).normal(size=(10, 4))
+    ids = pd.Index([f"P{i}" for i in range(10)], name="patient_id")
+    pd.DataFrame(values, ids, list("ABCD")).to_csv(train / "rna.csv")
+    local = {"source": "local", "slides": "slides.csv"}
+    content = {"title": "T", "encoders": ["colour"], "controls": [], "folds": {"schemes": ["random-patient"]}}
+    text = yaml.safe_dump(content | {"cohort": local | {"expression": "rna.csv"}})
+    (train / "study.yaml").write_text(text)
+    content = {"title": "N", "encoders": ["colour"], "cohort": local, "limits": {"failed_slides": 0.5}}
+    (new / "study.yaml").write_text(yaml.safe_dump(content))
+    study = Study.load("train")
+    for stage in (cohort.build, tiling.tile_slides, embedding.embed_slides, assembly.assemble):
+        stage(study)
+    file = tmp_path / "f.safetensors"
+    assert main(["fit", "train", "--encoder", "colour", "--probe", "ridge", "-o", str(file)]) == 0
+    assert "10 patients" in capsys.readouterr().out
+    assert main(["predict", str(file), "new"]) == 0
+    told = capsys.readouterr().out
+    assert "NOT MEASURED" in told
+    assert "PT" in told
+    predicted = anndata.read_h5ad(data_root / "new" / "predicted" / "f.h5ad")
+    assert sorted(predicted.obs_names) == ["P20", "P3"]
+    benchmark = assembly.read_benchmark(study)
+    before = saved.read(file).fitted.predict(Patients(ids, ids, benchmark.obsm["colour"]))
+    np.testing.assert_allclose(predicted["P3"].X[0], before[3], atol=1e-5)  # a slide that it was fitted on
+    assert abs(predicted["P20"].X[0] - before[3]).max() > 1e-3
+    # A second time everything is current, and a slide that failed is not tried again.
+    monkeypatch.setattr(embedding, "embed_slides", lambda study: pytest.fail("embedded again"))
+    assert main(["predict", str(file), "new", "-o", str(tmp_path / "p.csv")]) == 0
+    assert (tmp_path / "p.genes.csv").exists()
+
+
+def test_the_command_says_what_is_wrong_in_a_line(data_root, tmp_path, capsys):
+    assert main(["predict", str(tmp_path / "none.safetensors"), "new"]) == 1
+    assert "none.json" in capsys.readouterr().err
+    assert main(["fit", "demo", "--encoder", "colour", "--probe", "ridge", "-o", "f.pt"]) == 1
+    assert "safetensors" in capsys.readouterr().err

@@ -1,0 +1,174 @@
+"""Tables that others made: rows of text, and matrices of numbers with an id a row."""
+
+import csv
+import gzip
+import warnings
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsibench.core.errors import CohortError
+
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zlib.error)
+"""What libraries raise for a file that is torn or of another kind."""
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a CSV of text: every cell a string, empty where there is nothing, ``007`` left as it is.
+
+    Raises
+    ------
+    CohortError
+        When the file is missing, empty or no CSV.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            # utf-8-sig: Excel's "CSV UTF-8" starts with a byte-order mark.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except FileNotFoundError:
+        raise CohortError(f"There is no table {path}.", "Paths in study.yaml are relative to its own folder.") from None
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        raise CohortError(f"{path} cannot be read as a CSV: {error}.", "Save it as comma-separated UTF-8.") from None
+    if frame.empty:
+        raise CohortError(f"{path} has no rows.")
+    return frame
+
+
+def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a table of numbers whose first column (h5ad: obs index) holds the ids.
+
+    Parameters
+    ----------
+    path
+        CSV, gzipped CSV, Parquet or h5ad, told apart by name.
+    id_column
+        What the first column has to be called; an h5ad's index may be called anything.
+    ids
+        Ids that are expected, to recognise a table that lies the wrong way round.
+
+    Returns
+    -------
+    values
+        Numbers as they stand, indexed by id (str), one column a variable (str); NaN where empty.
+    var
+        What an h5ad says about its variables, else no columns.
+
+    Raises
+    ------
+    CohortError
+        For a missing or unknown kind of file, a first column of another name, a table the wrong way
+        round, duplicate rows or columns, and anything that is not a finite number or empty.
+    """
+    if not path.exists():
+        raise CohortError(f"There is no table {path}.", "Paths in study.yaml are relative to its own folder.")
+    readers = {".csv": _read_csv, ".csv.gz": _read_csv, ".parquet": _read_parquet, ".h5ad": _read_h5ad}
+    suffix = next((suffix for suffix in readers if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise CohortError(f"{path} is not a kind of table that can be read.", f"Use one of {', '.join(readers)}.")
+    try:
+        values, var = readers[suffix](path, id_column, ids)
+    except UNREADABLE as error:
+        raise CohortError(
+            f"{path} cannot be read as {suffix}: {error}.", "Is the file whole, and of that kind?"
+        ) from None
+    if values.empty:
+        raise CohortError(f"{path} has no {'columns of numbers' if len(values) else 'rows'}.")
+    _check_unique(path, "row", values.index)
+    _check_numbers(path, values)
+    return values, var
+
+
+def some(values: Collection[str], n: int = 3) -> str:
+    """The first few of many, for a message: ``a, b, c and 7 more``."""
+    values = list(values)
+    rest = f" and {len(values) - n} more" if len(values) > n else ""
+    return ", ".join(map(str, values[:n])) + rest
+
+
+def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    # The header is read apart, since pandas renames duplicate columns without a word.
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    _check_header(path, header, id_column, ids)
+    try:
+        # A converter leaves ids alone, where dtype=str would take a patient called NA for nobody.
+        frame = pd.read_csv(
+            path, header=None, skiprows=1, index_col=False, converters={0: str}, encoding="utf-8-sig", low_memory=False
+        )
+    except pd.errors.EmptyDataError:
+        raise CohortError(f"{path} has no rows.") from None
+    if frame.shape[1] != len(header):
+        raise CohortError(
+            f"{path}: the header names {len(header)} columns, the rows have {frame.shape[1]}.",
+            "A header written by R lacks the name of the first column: write it with row.names=FALSE.",
+        )
+    frame.columns = pd.Index(header)
+    frame = frame.set_index(id_column)
+    return frame, pd.DataFrame(index=frame.columns)
+
+
+def _read_parquet(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    frame = pd.read_parquet(path)
+    if frame.index.name == id_column:
+        frame = frame.reset_index()
+    frame.columns = frame.columns.astype(str)
+    _check_header(path, list(frame.columns), id_column, ids)
+    frame = frame.set_index(id_column)
+    frame.index = frame.index.astype(str)
+    return frame, pd.DataFrame(index=frame.columns)
+
+
+def _read_h5ad(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    import anndata
+
+    with warnings.catch_warnings():  # names that are not unique get an error of ours
+        warnings.simplefilter("ignore", UserWarning)
+        adata = anndata.read_h5ad(path)
+    _check_header(path, [id_column, *adata.var_names], id_column, ids)
+    values = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+    frame = pd.DataFrame(values, index=adata.obs_names.astype(str).rename(id_column), columns=adata.var_names)
+    return frame, adata.var
+
+
+def _check_header(path: Path, header: list[str], id_column: str, ids: Collection[str]) -> None:
+    crosswise = [name for name in header[1:] if name in set(ids)]
+    if crosswise:
+        raise CohortError(
+            f"{path} lies the wrong way round: its columns are {id_column}s ({some(crosswise)}).",
+            f"Transpose it: one row a {id_column.removesuffix('_id')}, first column {id_column}.",
+        )
+    if not header or header[0] != id_column:
+        found = repr(header[0]) if header else "missing"
+        raise CohortError(f"{path}: the first column has to be {id_column!r}, it is {found}.", "Rename it.")
+    _check_unique(path, "column", pd.Index(header[1:]))
+
+
+def _check_unique(path: Path, what: str, names: pd.Index) -> None:
+    if names.hasnans or (names == "").any():
+        raise CohortError(f"{path} has a {what} without a name.")
+    twice = names[names.duplicated()].unique()
+    if len(twice):
+        raise CohortError(
+            f"{path} has more than one {what} called {some(twice)}.",
+            f"Every {what} needs a name of its own: keep one of them, or average them.",
+        )
+
+
+def _check_numbers(path: Path, values: pd.DataFrame) -> None:
+    for name in values.select_dtypes(exclude="number").columns:
+        text = values[name]
+        bad = text[pd.to_numeric(text, errors="coerce").isna() & text.notna()]
+        shown = f"{bad.iloc[0]!r} in row {bad.index[0]}" if len(bad) else f"values of type {text.dtype}"
+        raise CohortError(f"{path}: column {name!r} is not numeric: {shown}.", "Numbers only, empty where unknown.")
+    numbers = values.to_numpy()
+    if np.isinf(numbers).any():
+        row, column = np.argwhere(np.isinf(numbers))[0]
+        raise CohortError(
+            f"{path}: column {values.columns[column]!r} is infinite in row {values.index[row]}.",
+            "A logarithm of zero? Use log2(x + 1), or leave the cell empty.",
+        )

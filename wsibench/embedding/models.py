@@ -1,0 +1,291 @@
+"""From an encoder's record to a function of tiles: one transform, one way to load, for all of them."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from wsibench.core.errors import StudyError, WeightsError
+from wsibench.embedding import own, statistics
+from wsibench.embedding.registry import Encoder
+from wsibench.embedding.weights import weight_files
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+MEMORY_SHARE = 0.5
+"""Share of a device's free memory that one batch may take."""
+PROBE = 8
+"""Tiles from whose batch the memory of a tile is measured."""
+
+Embed = Callable[[torch.Tensor], torch.Tensor]
+
+
+def load(
+    encoder: Encoder,
+    folder: Path | None = None,
+    device: str = "cpu",
+    *,
+    geometry: str = "tile",
+    precision: str | None = None,
+    compiled: bool = False,
+) -> Embed:
+    """Load an encoder.
+
+    Parameters
+    ----------
+    encoder
+        Its record.
+    folder
+        Its weights, from `wsibench.embedding.weights`; None for one that has none.
+    device
+        torch's name of the device.
+    geometry
+        ``tile`` for the whole tile; ``card`` to resize and crop where the card does.
+    precision
+        Instead of the record's on a CUDA device, and of float32 on a CPU.
+    compiled
+        Whether torch.compile is asked to speed it up; takes minutes for a large encoder.
+
+    Returns
+    -------
+    callable
+        From uint8 tiles (b, px, px, 3) on any device to float32 embeddings (b, dim) on `device`.
+
+    Raises
+    ------
+    WeightsError
+        When the weights are not those of the record.
+    """
+    if encoder.loader == "statistics":
+        return _Statistics(encoder)
+    if encoder.loader == "callable":
+        return _Own(encoder, device)
+    module = _BUILD[encoder.loader](encoder, folder).eval().requires_grad_(False)
+    _check_size(encoder, module)
+    if precision is None:
+        precision = encoder.precision if torch.device(device).type == "cuda" else "fp32"
+    return Model(encoder, module, torch.device(device), geometry, DTYPES.get(precision), compiled)
+
+
+def square(tiles: torch.Tensor, encoder: Encoder, geometry: str = "tile") -> torch.Tensor:
+    """A tile at the encoder's input size: all of it, resampled at most once and never cropped.
+
+    Only under ``geometry: card`` an encoder whose card crops gets the crop.
+
+    Parameters
+    ----------
+    tiles
+        uint8 (b, px, px, 3).
+
+    Returns
+    -------
+    Tensor
+        uint8 (b, 3, encoder.px, encoder.px), rounded as an image library would.
+    """
+    pixels = tiles.permute(0, 3, 1, 2)
+    px = encoder.decoded_px(geometry)
+    if pixels.shape[-1] != px:
+        pixels = resize(pixels, [px, px], InterpolationMode(encoder.interpolation), antialias=True)
+    return pixels if px == encoder.px else center_crop(pixels, [encoder.px, encoder.px])
+
+
+class _Statistics:
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.function = getattr(statistics, encoder.arch)
+
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        pixels = square(tiles.cpu(), self.encoder).permute(0, 2, 3, 1).contiguous().numpy()
+        return torch.from_numpy(np.stack([self.function(tile) for tile in pixels]))
+
+
+class _Own:
+    def __init__(self, encoder: Encoder, device: str) -> None:
+        self.encoder, self.device = encoder, device
+        self.function = own.build(encoder, device)
+
+    @torch.inference_mode()
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        made = self.function(square(tiles.to(self.device), self.encoder))
+        if made.ndim != 2 or len(made) != len(tiles):
+            shape = tuple(made.shape)
+            raise StudyError(f"The encoder {self.encoder.name} made {shape} of {len(tiles)} tiles, not (tiles, width).")
+        return made.float()
+
+
+class Model:
+    """A module fed as its record says: resized and normalised on its device, in batches that fit.
+
+    `load` makes one from weights; a benchmark may wrap a module of its own.  `dtype` is autocast's,
+    None for float32.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        module: torch.nn.Module,
+        device: torch.device,
+        geometry: str,
+        dtype: torch.dtype | None,
+        compiled: bool,
+    ) -> None:
+        self.encoder, self.device, self.geometry, self.dtype = encoder, device, geometry, dtype
+        self.module = module.to(device)
+        self.run = torch.compile(self.module) if compiled else self.module
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in encoder.stats)
+        self.scale, self.shift = 1 / std, -mean / std
+        self.batch = None if device.type == "cuda" else 1 << 30
+        """Most tiles at once: measured on the first call, halved when the memory does not suffice."""
+
+    @torch.inference_mode()
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        if self.batch is None:
+            self.batch = self._measured_batch(tiles[:PROBE])
+        parts, start = [], 0
+        while start < len(tiles):
+            try:
+                parts.append(self._forward(tiles[start : start + self.batch]))
+            except torch.OutOfMemoryError:
+                held = min(self.batch, len(tiles) - start)
+                if held == 1:
+                    raise
+                self.batch = held // 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            else:
+                start += len(parts[-1])
+        return torch.cat(parts)
+
+    def _forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        pixels = square(tiles.to(self.device, non_blocking=True), self.encoder, self.geometry)
+        pixels = pixels.float().mul_(self.scale).add_(self.shift)  # in place: half the time on a CPU
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            return pooled(self.run(pixels), self.encoder).float()
+
+    def _measured_batch(self, tiles: torch.Tensor) -> int:
+        self._forward(tiles)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._forward(tiles)
+        a_tile = (torch.cuda.max_memory_allocated(self.device) - before) / len(tiles)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(1, int(MEMORY_SHARE * free / max(a_tile, 1)))
+
+
+def pooled(output: Any, encoder: Encoder) -> torch.Tensor:
+    """The (b, dim) embedding in what a model returns: a tensor of timm's or an output of transformers'."""
+    if encoder.pool == "pooler":
+        return output.pooler_output
+    tokens = output if isinstance(output, torch.Tensor) else output.last_hidden_state
+    if encoder.pool == "vector":
+        return tokens
+    if encoder.pool == "cls":
+        return tokens[:, 0]
+    return torch.cat([tokens[:, 0], tokens[:, encoder.prefix_tokens :].mean(1)], 1)
+
+
+def _random(encoder: Encoder, folder: None) -> torch.nn.Module:
+    import timm
+
+    kwargs = dict(encoder.kwargs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(kwargs.pop("seed"))
+        return timm.create_model(encoder.arch, pretrained=False, num_classes=0, **kwargs)
+
+
+def _timm(encoder: Encoder, folder: Path) -> torch.nn.Module:
+    import timm
+    from timm.models import load_state_dict
+
+    arch, kwargs = encoder.arch, with_layers(encoder)
+    if arch == "config.json":
+        config = json.loads((folder / "config.json").read_text())
+        arch, kwargs = config["architecture"], config.get("model_args", {}) | kwargs
+    module = timm.create_model(arch, pretrained=False, **(kwargs | {"num_classes": 0}))
+    files = weight_files(folder)
+    if len(files) != 1:
+        raise WeightsError(f"{folder} holds {len(files)} files of weights for {encoder.name}; one is expected.")
+    try:
+        # weights_only: a pickle that holds anything but tensors is refused.
+        state = load_state_dict(str(files[0]), weights_only=True)
+        wrong = module.load_state_dict({k: v for k, v in state.items() if not _ignored(encoder, k)}, strict=False)
+    except Exception as error:
+        raise _unreadable(encoder, files[0], error) from error
+    _check_keys(encoder, folder, wrong.missing_keys, wrong.unexpected_keys)
+    return module
+
+
+def _transformers(encoder: Encoder, folder: Path) -> torch.nn.Module:
+    import transformers
+    from transformers.utils import logging
+
+    model_class = getattr(transformers, encoder.arch)
+    verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # what it would warn of is refused below
+    logging.disable_progress_bar()
+    try:
+        module, info = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            weights_only=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **encoder.kwargs,
+        )
+    except Exception as error:
+        raise _unreadable(encoder, folder, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+    unexpected = [key for key in info["unexpected_keys"] if not _ignored(encoder, key)]
+    _check_keys(encoder, folder, [*info["missing_keys"], *map(str, info["mismatched_keys"])], unexpected)
+    return module
+
+
+_BUILD: dict[str, Callable[[Encoder, Any], torch.nn.Module]] = {
+    "random": _random,
+    "timm": _timm,
+    "transformers": _transformers,
+}
+
+
+def with_layers(encoder: Encoder) -> dict[str, Any]:
+    """Arguments with layer classes looked up by their names."""
+    from timm import layers
+
+    places = {"mlp_layer": layers, "act_layer": torch.nn}
+    return {key: getattr(places[key], value) if key in places else value for key, value in encoder.kwargs.items()}
+
+
+def _ignored(encoder: Encoder, key: str) -> bool:
+    return any(re.match(beginning, key) for beginning in map(re.escape, encoder.ignored))
+
+
+def _unreadable(encoder: Encoder, path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"The weights of {encoder.name} in {path} cannot be loaded: {type(error).__name__}: {error}.",
+        "Fetch the file again: it may be cut off, or of another model.",
+    )
+
+
+def _check_keys(encoder: Encoder, folder: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    problems = [
+        f"{len(keys)} {what} (such as {keys[0]})"
+        for what, keys in (("weights are missing", sorted(missing)), ("are not of it", sorted(unexpected)))
+        if keys
+    ]
+    if problems:
+        raise WeightsError(f"{folder} does not hold {encoder.name}: {'; '.join(problems)}.", "Fetch the right weights.")
+
+
+def _check_size(encoder: Encoder, module: torch.nn.Module) -> None:
+    count = sum(parameter.numel() for parameter in module.parameters())
+    if encoder.parameters is not None and count != encoder.parameters:
+        raise WeightsError(f"{encoder.name} has {count:,} parameters; its record says {encoder.parameters:,}.")

@@ -1,0 +1,113 @@
+"""Scores under permuted pairing: what the whole pipeline finds where there is nothing to find.
+
+Patients' expression is shuffled, whole profiles at a time, so that genes stay as dependent as they
+are; then every probe is fitted and scored again.  There are two kinds:
+
+``within-site``
+    Shuffled among the patients of the same site, so that a site keeps what it has to do with
+    expression.  Under random-patient folds the null of a gene that differs between sites is therefore
+    not zero: it is what knowing the site is worth.  Significance is measured against this one.
+``free``
+    Shuffled over all patients: nothing is left to find, and the null lies about zero unless the
+    pipeline leaks.  What the within-site null lies above it is the sites' share.
+
+In external validation the training patients are shuffled; the test patients keep what was measured of them.
+"""
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from wsibench.core.artefacts import Artefact, make_key, writing
+from wsibench.core.parallel import map_slides
+from wsibench.core.study import Study
+from wsibench.ranking.fusion import Fusion
+from wsibench.regression.fit import Job, fit, jobs, load
+from wsibench.regression.metrics import fold_spearman, permutation_within
+from wsibench.regression.probes import offer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMAT = 1
+STAGE = "null"
+
+COLUMNS = 100_000
+"""Most permuted targets fitted at once, side by side, by a probe that fits each by itself."""
+
+
+Kind = Literal["within-site", "free"]
+"""Among whom patients' expression is shuffled."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def permutations(job: Job | Fusion, kind: Kind = "within-site") -> int:
+    """How many refits the study wants of the job's probe; a fusion is not refitted."""
+    ranking = job.study.ranking
+    wanted = ranking.permutations if kind == "within-site" else ranking.free_permutations
+    return wanted.get(job.probe, 0) if isinstance(job, Job) else 0
+
+
+def artefact(job: Job, kind: Kind = "within-site") -> Artefact:
+    """The job's scores under permuted pairing."""
+    section = {"permutations": permutations(job, kind), "seed": job.study.ranking.seed}
+    if kind == "free":
+        section["kind"] = kind
+    path = job.study.null_parquet(job.scheme, job.encoder, job.probe, free=kind == "free")
+    return Artefact(path, make_key(STAGE, FORMAT, section, [job.artefact.key]))
+
+
+def _wanted(study: Study) -> list[tuple[Job, Kind]]:
+    return [(job, kind) for job in jobs(study) for kind in KINDS if permutations(job, kind)]
+
+
+def expected(study: Study) -> list[Artefact]:
+    """One table a job and kind that is to be permuted."""
+    return [artefact(*each) for each in _wanted(study)]
+
+
+def permute(study: Study) -> None:
+    """Make what is due."""
+    due = [each for each in _wanted(study) if artefact(*each).due()]
+    for _, result in map_slides(_permute_job, due, label="06 permuted pairing"):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def read_null(job: Job, kind: Kind = "within-site") -> pd.DataFrame:
+    """ρ under permuted pairing, (permutations, genes); NaN where a shuffled gene is constant in a fold."""
+    table = pd.read_parquet(artefact(job, kind).path)
+    genes = table["gene"].to_numpy(str)[: int((table["permutation"] == 0).sum())]
+    return pd.DataFrame(table["rho"].to_numpy().reshape(-1, len(genes)), columns=genes)
+
+
+def exchangeable(job: Job, benchmark: "AnnData", kind: Kind) -> np.ndarray:
+    """Groups that expression is shuffled in, (patients,): sites, or all; each test patient of external validation."""
+    groups = benchmark.obs["site"] if kind == "within-site" else pd.Series("all", benchmark.obs_names)
+    if job.scheme == "external":
+        groups = groups.where(benchmark.obs["cohort"] == "train", benchmark.obs_names)
+    return groups.to_numpy(str)
+
+
+def _permute_job(wanted: tuple[Job, Kind]) -> None:
+    job, kind = wanted
+    patients, benchmark, fold = load(job)
+    y, among = benchmark.X, exchangeable(job, benchmark, kind)
+    held = fold >= 0 if (fold < 0).any() else slice(None)  # which copies nothing where all are held out
+    # The same shuffles for every encoder and probe: what differs between them is not the luck of the draw.
+    rng = np.random.default_rng(job.study.ranking.seed)
+    shuffles = [permutation_within(among, rng) for _ in range(permutations(job, kind))]
+    together = max(1, COLUMNS // y.shape[1]) if offer(job.probe).make(job.study).columnwise else 1
+    rho = []
+    for start in range(0, len(shuffles), together):
+        shuffled = np.concatenate([y[order] for order in shuffles[start : start + together]], axis=1)
+        predicted = fit(job, shuffled, patients, fold).predicted
+        rho.append(fold_spearman(shuffled[held], predicted[held], fold[held]).mean().astype(np.float32))
+    table = pd.DataFrame({
+        "permutation": np.repeat(np.arange(len(shuffles), dtype=np.int32), y.shape[1]),
+        "gene": np.tile(benchmark.var_names.to_numpy(str), len(shuffles)),
+        "rho": np.concatenate(rho),
+    })  # fmt: skip
+    with writing(artefact(job, kind), permutations=len(shuffles)) as path:
+        table.to_parquet(path, index=False)
