@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
 
+# Notebooks are stripped when they are staged: .gitattributes names the filter, `make setup` installs it.
+STRIP := --keep-id --extra-keys "metadata.papermill metadata.language_info.version"
+
 # Without byte code every import of the stack takes two to three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 export WSIBENCH_REAL_DATA
@@ -22,6 +25,7 @@ $(SETUP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@git config filter.nbstripout.clean '$(BIN)/nbstripout $(STRIP)' 2>/dev/null && git config filter.nbstripout.smudge cat || true
 	@touch $@
 
 demo: $(SETUP) ## run the study `demo`: seven notebooks, figures, report, leaderboard
@@ -36,11 +40,12 @@ test-browser: $(SETUP) ## the notebooks in JupyterLab and the report, in Debian'
 test-slow: $(SETUP) ## everything that takes minutes: other seeds, full-size models, browser
 	@$(BIN)/python -m pytest -m 'slow or browser'
 
-lint: $(SETUP) ## ruff, the order of the rooms, stripped notebooks
+lint: $(SETUP) ## ruff, types, import order of the folders, stripped notebooks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/nbstripout --verify --keep-id --extra-keys 'metadata.papermill metadata.language_info.version' notebooks/*.ipynb
+	@$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 
 bench: $(SETUP) ## print measured ratios, one script after another
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
