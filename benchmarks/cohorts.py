@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from wsibench.core.settings import Scheme
+from wsibench.core import Scheme
 from wsibench.regression.folds import inner_groups, make_folds
 from wsibench.regression.probes.base import Fitted, Patients
 

@@ -98,7 +98,7 @@ def embed(slide: Path, kind: str, n_encoders: int, n_passes: int) -> dict[str, f
     import torch
 
     from wsibench.cohort import build as cohort
-    from wsibench.core.study import Study
+    from wsibench.core import Study
     from wsibench.embedding import embed as embedding
     from wsibench.embedding import models  # noqa: F401  (imported before the clock starts)
     from wsibench.tiling import tiles as tiling

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from wsibench.core.settings import Abmil
+    from wsibench.core import Abmil
     from wsibench.regression.probes.network import Tiles
 
 FOLDS = 5
@@ -123,7 +123,7 @@ def attention(way: str, network: str) -> dict:
     """Epochs of attention MIL one way: CPU seconds an epoch with dropout, and the losses without."""
     import torch
 
-    from wsibench.core.settings import Abmil
+    from wsibench.core import Abmil
     from wsibench.regression.probes.network import GatedAttention, Tiles
 
     torch.set_num_threads(1)

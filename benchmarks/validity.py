@@ -40,7 +40,7 @@ from cohorts import Cell, Cohort, Sites, coefficients, true_rho
 from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
-from wsibench.core.settings import Scheme
+from wsibench.core import Scheme
 from wsibench.ranking import association as measures
 from wsibench.ranking import bootstrap
 from wsibench.ranking.caveats import COVERAGE

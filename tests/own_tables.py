@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import CohortError
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Study
 
 SLIDES = """slide_id,patient_id,path,site,subtype,mpp
 S1,007,s1.svs,A,LumA,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import trials
 
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 from wsibench.ranking import caveats
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression

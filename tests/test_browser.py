@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wsibench.core.paths import CHECKOUT
+from wsibench.core import CHECKOUT
 
 pytestmark = pytest.mark.browser
 FLAGS = [

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from wsibench.cli.run import STAGES
-from wsibench.core.paths import CHECKOUT
+from wsibench.core import CHECKOUT
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 

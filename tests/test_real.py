@@ -11,9 +11,7 @@ import yaml
 
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import read_failures
-from wsibench.core.paths import CHECKOUT
-from wsibench.core.study import Study
+from wsibench.core import CHECKOUT, Study, read_failures
 from wsibench.embedding.feature_store import read_features
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression

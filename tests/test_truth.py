@@ -6,9 +6,7 @@ import sys
 
 import pytest
 
-from wsibench.core.artefacts import Artefact, key_at
-from wsibench.core.paths import CHECKOUT
-from wsibench.core.study import Study
+from wsibench.core import CHECKOUT, Artefact, Study, key_at
 from wsibench.ranking import leaderboard as ranking
 
 ENCODERS = ["texture", "colour", "random-vit"]

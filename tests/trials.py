@@ -9,8 +9,7 @@ import yaml
 
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import writing
-from wsibench.core.study import Study
+from wsibench.core import Study, writing
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.feature_store import write_features
 from wsibench.tiling import tiles as tiling

@@ -8,9 +8,7 @@ import yaml
 
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Failure, read_meta, record_failures, writing
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Failure, NotReady, Study, read_meta, record_failures, writing
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.feature_store import write_features
 from wsibench.tiling import tiles as tiling

@@ -17,8 +17,7 @@ from wsibench.assembly import build as assembly
 from wsibench.assembly import external
 from wsibench.cli import run
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.study import Study
+from wsibench.core import CohortError, NotReady, Study
 from wsibench.figures import report
 from wsibench.figures.plates import applying
 from wsibench.ranking import leaderboard as ranking

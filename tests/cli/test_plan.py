@@ -10,8 +10,7 @@ from gdc_server import PROJECT, GdcServer, save, serving
 from wsibench.cli import main as cli
 from wsibench.cli.plan import cohort_plan
 from wsibench.cohort.gdc import snapshot
-from wsibench.core.errors import CohortError
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Study
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 
 from wsibench.cli.run import STAGES, status, statuses
-from wsibench.core.paths import CHECKOUT
-from wsibench.core.study import Study
+from wsibench.core import CHECKOUT, Study
 
 MINI = """\
 title: A simulated cohort in miniature

@@ -16,9 +16,7 @@ from own_tables import EXPRESSION, SLIDES
 
 from wsibench.cohort import build as cohort
 from wsibench.cohort.sample_table import SAFE_ID, TCGA_BARCODE
-from wsibench.core.artefacts import read_failures
-from wsibench.core.errors import CohortError, NotReady, StudyError, TooManyFailures
-from wsibench.core.study import Study
+from wsibench.core import CohortError, NotReady, Study, StudyError, TooManyFailures, read_failures
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import yaml
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.cohort import clinical
-from wsibench.core.artefacts import read_meta
-from wsibench.core.errors import CohortError, StudyError
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Study, StudyError, read_meta
 
 IDS = ["A", "B", "C", "D"]
 

@@ -8,8 +8,7 @@ import yaml
 from own_tables import EXPRESSION, SLIDES, assert_refused
 
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import CohortError
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Study
 
 
 @pytest.fixture

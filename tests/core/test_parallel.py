@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from wsibench.core.parallel import clock, map_slides, n_workers, progress
+from wsibench.core.parallel import clock, n_workers, parallel_map, progress
 
 
 def half(task: int) -> int:
@@ -23,24 +23,25 @@ def threads(_: int) -> str:
 
 def test_an_exception_is_a_result_in_process_and_in_a_pool():
     for workers in (1, 2):
-        results = dict(map_slides(half, [2, 3, 4], label="halving", workers=workers))
-        assert results.keys() == {2, 3, 4}
-        assert (results[2], results[4]) == (1, 2)
-        assert isinstance(results[3], ValueError)
+        one, error, two = parallel_map(half, [2, 3, 4], label="halving", errors="return", workers=workers)
+        assert (one, two) == (1, 2)
+        assert isinstance(error, ValueError)
+        with pytest.raises(ValueError, match="three"):
+            parallel_map(half, [2, 3, 4], label="halving", workers=workers)
 
 
 def test_a_task_that_kills_its_process_is_found_and_the_others_finish():
-    results = dict(map_slides(half, [2, 5, 4, 6, 8], label="halving", workers=2))
-    assert isinstance(results.pop(5), BrokenProcessPool)
-    assert results == {2: 1, 4: 2, 6: 3, 8: 4}
+    results = parallel_map(half, [2, 5, 4, 6, 8], label="halving", errors="return", workers=2)
+    assert isinstance(results.pop(1), BrokenProcessPool)
+    assert results == [1, 2, 3, 4]
 
 
 def test_no_tasks_no_pool():
-    assert list(map_slides(half, [], label="halving")) == []
+    assert parallel_map(half, [], label="halving") == []
 
 
 def test_workers_keep_to_one_thread_each():
-    assert dict(map_slides(threads, [1, 2], label="asking", workers=2)) == {1: "1", 2: "1"}
+    assert parallel_map(threads, [1, 2], label="asking", workers=2) == ["1", "1"]
 
 
 def test_number_of_workers_can_be_set(monkeypatch):

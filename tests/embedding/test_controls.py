@@ -8,8 +8,7 @@ import yaml
 from wsibench.assembly import build as assembly
 from wsibench.assembly import pooling as vectors
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import NotReady
-from wsibench.core.study import Study
+from wsibench.core import NotReady, Study
 from wsibench.embedding import controls
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.encoders import tile_encoders

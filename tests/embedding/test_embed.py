@@ -14,9 +14,7 @@ from safetensors.torch import save_file
 
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import StudyError, TooManyFailures, WeightsError
-from wsibench.core.settings import Embedding
-from wsibench.core.study import Study
+from wsibench.core import Embedding, Study, StudyError, TooManyFailures, WeightsError
 from wsibench.embedding import embed as embedding
 from wsibench.embedding import models
 from wsibench.embedding.encoders import encoder
@@ -197,7 +195,7 @@ def test_features_are_current_where_the_weights_are_not(study, tmp_path, monkeyp
 def test_absent_weights_are_said_before_any_slide_is_opened(study, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(embedding, "map_slides", lambda *_, **__: pytest.fail("a slide was opened"))
+    monkeypatch.setattr(embedding, "parallel_map", lambda *_, **__: pytest.fail("a slide was opened"))
     with pytest.raises(WeightsError, match="weights of uni are not on this machine"):
         embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
 

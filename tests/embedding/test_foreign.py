@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsibench.core.errors import SlideError
-from wsibench.core.settings import FeatureFolder
+from wsibench.core import FeatureFolder, SlideError
 from wsibench.embedding.foreign import foreign_file, foreign_identity, read_foreign
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)

@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from wsibench.core.errors import WeightsError
+from wsibench.core import WeightsError
 from wsibench.embedding import models
 from wsibench.embedding.encoders import encoder
 from wsibench.embedding.registry import ENCODERS

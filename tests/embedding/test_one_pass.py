@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsibench.core.artefacts import Artefact
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Study
 from wsibench.embedding import one_pass as onepass
 from wsibench.embedding.encoders import encoder
 from wsibench.embedding.feature_store import read_features

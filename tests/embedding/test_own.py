@@ -5,8 +5,7 @@ import pytest
 import torch
 import yaml
 
-from wsibench.core.errors import StudyError
-from wsibench.core.study import Study
+from wsibench.core import Study, StudyError
 from wsibench.embedding import encoders, models, weights
 
 CODE = """

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from wsibench.core.errors import StudyError, WeightsError
-from wsibench.core.study import Study
+from wsibench.core import Study, StudyError, WeightsError
 from wsibench.embedding import encoders, registry
 from wsibench.embedding.encoders import ENCODERS, encoder
 

@@ -12,9 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wsibench.core.artefacts import file_sha256
-from wsibench.core.errors import WeightsError
-from wsibench.core.study import Study
+from wsibench.core import Study, WeightsError, file_sha256
 from wsibench.embedding import weights
 from wsibench.embedding.encoders import encoder
 
@@ -67,7 +65,7 @@ class Hub(BaseHTTPRequestHandler):
 FETCH = """
 import json, sys
 from wsibench.embedding.encoders import encoder
-from wsibench.core.errors import WeightsError
+from wsibench.core import WeightsError
 from wsibench.embedding.weights import fetch
 said = {}
 for name in sys.argv[1:]:

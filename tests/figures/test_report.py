@@ -14,9 +14,7 @@ from wsibench import figures
 from wsibench.assembly import build as assembly
 from wsibench.cli.run import leaderboard_text
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Failure, record_failures, writing
-from wsibench.core.errors import NotReady
-from wsibench.core.study import Study
+from wsibench.core import Failure, NotReady, Study, record_failures, writing
 from wsibench.figures import plates, report, stage
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression

@@ -9,8 +9,7 @@ from matplotlib.collections import PolyCollection
 
 from wsibench import figures
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import TooManyFailures
-from wsibench.core.study import Study
+from wsibench.core import Study, TooManyFailures
 from wsibench.tiling import tiles as tiling
 
 BOARD = boards.leaderboard(boards.scores())

@@ -9,7 +9,7 @@ import trials
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from wsibench.core.errors import CohortError, StudyError
+from wsibench.core import CohortError, StudyError
 from wsibench.ranking import adjusted
 from wsibench.ranking.gene_sets import GeneSet
 from wsibench.ranking.predictions import Arm

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import trials
 
-from wsibench.core.errors import StudyError
+from wsibench.core import StudyError
 from wsibench.ranking import fusion
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression.fit import Job, read_predictions, regress

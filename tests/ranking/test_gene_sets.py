@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trials
 
-from wsibench.core.errors import CohortError, StudyError
+from wsibench.core import CohortError, StudyError
 from wsibench.ranking import gene_sets as genesets
 from wsibench.ranking import leaderboard as ranking
 from wsibench.ranking.leaderboard import rank, read

@@ -8,9 +8,7 @@ import yaml
 
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.paths import CHECKOUT
-from wsibench.core.study import Study
+from wsibench.core import CHECKOUT, CohortError, NotReady, Study
 from wsibench.ranking import leaderboard as ranking
 from wsibench.ranking import permutation as null
 from wsibench.ranking.leaderboard import TABLES, rank, read

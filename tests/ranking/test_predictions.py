@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from wsibench.core.errors import StudyError
-from wsibench.core.study import Study
+from wsibench.core import Study, StudyError
 from wsibench.ranking.predictions import highly_variable
 
 

@@ -9,7 +9,7 @@ import trials
 from threadpoolctl import threadpool_limits
 
 from wsibench.assembly import build as assembly
-from wsibench.core.errors import CohortError, NotReady, StudyError
+from wsibench.core import CohortError, NotReady, StudyError
 from wsibench.regression import fit as regression
 from wsibench.regression import folds
 from wsibench.regression.fit import Job, jobs, out_of_fold, read_predictions, regress

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 from wsibench.regression.foldfiles import FORMATS, given_digest, read_given, write_splits
 
 # What a cohort's table may call a patient: printable, without blanks at the ends.

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from wsibench.assembly import build as assembly
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Artefact, read_meta, writing
-from wsibench.core.errors import CohortError, NotReady, StudyError
-from wsibench.core.study import Study
+from wsibench.core import Artefact, CohortError, NotReady, Study, StudyError, read_meta, writing
 from wsibench.regression import folds
 from wsibench.regression.foldfiles import FORMATS
 from wsibench.regression.folds import inner_groups, make_folds

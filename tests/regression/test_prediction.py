@@ -11,9 +11,7 @@ from trials import GENES, assembled, with_tiles, write_tables
 from wsibench.assembly import build as assembly
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Artefact, writing
-from wsibench.core.errors import CohortError, FitError, StudyError
-from wsibench.core.study import Study
+from wsibench.core import Artefact, CohortError, FitError, Study, StudyError, writing
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.feature_store import read_features, write_features
 from wsibench.regression import prediction, recipe, saved

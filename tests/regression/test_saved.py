@@ -11,8 +11,7 @@ from safetensors.numpy import load_file
 from trials import GENES, assembled, load, with_tiles, write_tables
 
 from wsibench.assembly import build as assembly
-from wsibench.core.errors import FitError, NotReady
-from wsibench.core.study import Study
+from wsibench.core import FitError, NotReady, Study
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression
 from wsibench.regression import saved

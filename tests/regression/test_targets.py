@@ -8,10 +8,7 @@ import pandas as pd
 import pytest
 import trials
 
-from wsibench.core.artefacts import read_meta
-from wsibench.core.errors import CohortError, StudyError
-from wsibench.core.settings import Target
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Study, StudyError, Target, read_meta
 from wsibench.ranking import leaderboard as ranking
 from wsibench.ranking import targetscores
 from wsibench.regression import fit as regression

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from wsibench.cohort.simulation import histology, simulate
-from wsibench.core.settings import TileArtefact, Tiles
+from wsibench.core import TileArtefact, Tiles
 from wsibench.tiling import quality, tissue
 from wsibench.tiling.slides import open_slide
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsibench.core.errors import SlideError
+from wsibench.core import SlideError
 from wsibench.tiling.slides import open_slide
 
 GLASS = 245

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsibench.cohort.simulation import histology, simulate
-from wsibench.core.errors import SlideError
+from wsibench.core import SlideError
 from wsibench.tiling import staining
 from wsibench.tiling.slides import open_slide
 

@@ -11,7 +11,7 @@ import openslide
 import pytest
 import tifffile
 
-from wsibench.core.errors import SlideError
+from wsibench.core import SlideError
 from wsibench.tiling import tiff_decoder as decoding
 from wsibench.tiling.slides import open_slide
 

@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 
 from wsibench.cohort import build as cohort
-from wsibench.core import artefacts
-from wsibench.core.errors import NotReady, TooManyFailures
-from wsibench.core.study import Study
+from wsibench.core import NotReady, Study, TooManyFailures, read_failures
 from wsibench.tiling import tiles as tiling
 
 GLASS, TISSUE = (243, 242, 245), (196, 120, 170)
@@ -67,7 +65,7 @@ def test_tile_slides_end_to_end(study):
     assert tiles.dtypes.astype(str).to_dict() == {**numbers, **floats, "artefacts": "object", "kept": "bool"}
     assert tiles.attrs["slide_id"] == "A"
     assert (tiles.attrs["slide_mpp"], tiles.attrs["tile_um"]) == (0.5, 50)
-    rows = {row.slide_id: row for row in artefacts.read_failures(made.failures_csv) if row.stage == "tiling"}
+    rows = {row.slide_id: row for row in read_failures(made.failures_csv) if row.stage == "tiling"}
     assert sorted(rows) == ["B", "C"]
     assert "mpp" in rows["B"].remedy
     with pytest.raises(NotReady, match="B has no tiles"):
@@ -114,6 +112,6 @@ def test_damaged_tissue_is_counted_and_never_taken_for_glass(study, flip_bytes):
     flip_bytes(made.root / "A.svs", [16, 17])
     cohort.build(made)
     assert tiling.tile_slides(made).empty
-    (row,) = artefacts.read_failures(made.failures_csv)
+    (row,) = read_failures(made.failures_csv)
     assert "A.svs is damaged: at least 32 of 1" in row.error
     assert "limits.bad_tiles" in row.remedy

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsibench.core.errors import SlideError
-from wsibench.core.settings import Tiles
+from wsibench.core import SlideError, Tiles
 from wsibench.tiling import tissue
 from wsibench.tiling.slides import open_slide
 

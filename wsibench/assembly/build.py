@@ -11,10 +11,19 @@ from wsibench.assembly import external
 from wsibench.assembly.pooling import CONTROLS, Vectors, from_table, pooled
 from wsibench.cohort import clinical
 from wsibench.cohort.build import has_expression, read_cohort, read_expression
-from wsibench.core.artefacts import Artefact, digest, file_sha256, key_at, make_key, read_failures, writing
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.study import Study
-from wsibench.core.tables import some
+from wsibench.core import (
+    Artefact,
+    CohortError,
+    NotReady,
+    Study,
+    digest,
+    file_sha256,
+    key_at,
+    make_key,
+    read_failures,
+    some,
+    writing,
+)
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.controls import controls
 from wsibench.embedding.encoders import tile_encoders

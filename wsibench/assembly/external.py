@@ -9,10 +9,7 @@ import pandas as pd
 
 from wsibench.assembly.pooling import Vectors, from_table, site
 from wsibench.cohort.build import read_cohort
-from wsibench.core.artefacts import Artefact, digest, file_sha256, make_key, read_meta
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.study import Study
-from wsibench.core.tables import some
+from wsibench.core import Artefact, CohortError, NotReady, Study, digest, file_sha256, make_key, read_meta, some
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.encoders import encoder, tile_encoders
 

@@ -7,12 +7,7 @@ import pandas as pd
 
 from wsibench.cohort.clinical import covariates, one_hot
 from wsibench.cohort.sample_table import check_not_output
-from wsibench.core.artefacts import digest, key_at
-from wsibench.core.errors import CohortError
-from wsibench.core.parallel import progress
-from wsibench.core.settings import SimulatedCohort
-from wsibench.core.study import Study
-from wsibench.core.tables import read_matrix, some
+from wsibench.core import CohortError, SimulatedCohort, Study, digest, key_at, progress, read_matrix, some
 from wsibench.embedding.feature_store import read_features
 
 

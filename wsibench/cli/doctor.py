@@ -6,10 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from wsibench.core.errors import WsibenchError
-from wsibench.core.parallel import n_workers
-from wsibench.core.paths import data_root
-from wsibench.core.study import Study
+from wsibench.core import Study, WsibenchError, data_root, n_workers
 
 NEEDED_GB = 5.0
 """Free disk under which a run is likely to end early."""

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from wsibench.cli.run import STAGES, leaderboard_text, run, say_line, statuses
-from wsibench.core.errors import WsibenchError
-from wsibench.core.study import Study, studies
+from wsibench.core import Study, WsibenchError, studies
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +99,7 @@ def _run(asked: argparse.Namespace) -> int:
 
 
 def _summary(study: Study) -> None:
-    from wsibench.core.artefacts import read_failures
+    from wsibench.core import read_failures
 
     failures = read_failures(study.failures_csv)
     if failures:

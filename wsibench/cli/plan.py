@@ -8,10 +8,7 @@ import pandas as pd
 from wsibench.cohort.gdc import acquire as acquisition
 from wsibench.cohort.gdc import download, snapshot
 from wsibench.cohort.gdc.client import GdcFile
-from wsibench.core import parallel as compute
-from wsibench.core.errors import CohortError
-from wsibench.core.settings import GdcCohort
-from wsibench.core.study import Study
+from wsibench.core import CohortError, GdcCohort, Study, n_workers
 from wsibench.embedding.encoders import tile_encoders
 
 MB_PER_S = 50.0
@@ -62,7 +59,7 @@ def cohort_plan(study: Study, *, mb_per_s: float = MB_PER_S) -> pd.DataFrame:
     ]
     features = _feature_bytes(study, len(slides))
     tables = 2 * 4 * len(pairing.rna) * 60_000  # X and counts of about as many genes
-    large = sorted((file.size for file in slides), reverse=True)[: compute.n_workers()]
+    large = sorted((file.size for file in slides), reverse=True)[: n_workers()]
     patients = f"{pairing.slides['patient_id'].nunique()} patients of {pairing.slides['site'].nunique()} sites"
     encoders = ", ".join(encoder.name for encoder in tile_encoders(study))
     keeps, streams = _bytes(to_fetch) + features + tables, sum(large) + _bytes(rna) + features + tables

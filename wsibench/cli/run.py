@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from wsibench.core.artefacts import Artefact, make_key, read_failures, writing
-from wsibench.core.errors import NotReady, WsibenchError
-from wsibench.core.paths import CHECKOUT
-from wsibench.core.study import Study
+from wsibench.core import CHECKOUT, Artefact, NotReady, Study, WsibenchError, make_key, read_failures, writing
 
 FORMAT = 1
 Say = Callable[[str], None]

@@ -11,9 +11,14 @@ import pandas as pd
 
 from wsibench.cohort.expression import Expression, gene_file, read_expression_table
 from wsibench.cohort.sample_table import ROSTER_COLUMNS, Source, read_roster, source_of
-from wsibench.core.artefacts import (
+from wsibench.core import (
     Artefact,
+    CohortError,
     Failure,
+    GdcCohort,
+    SimulatedCohort,
+    SlideError,
+    Study,
     check_failures,
     digest,
     failure,
@@ -23,12 +28,9 @@ from wsibench.core.artefacts import (
     read_meta,
     record_failures,
     slide_identity,
+    some,
     writing,
 )
-from wsibench.core.errors import CohortError, SlideError
-from wsibench.core.settings import GdcCohort, SimulatedCohort
-from wsibench.core.study import Study
-from wsibench.core.tables import some
 
 if TYPE_CHECKING:
     from anndata import AnnData

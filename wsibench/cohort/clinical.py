@@ -12,11 +12,7 @@ import pandas as pd
 
 from wsibench.cohort.gdc.clinical import UNKNOWN
 from wsibench.cohort.sample_table import check_not_output
-from wsibench.core.artefacts import file_sha256
-from wsibench.core.errors import CohortError
-from wsibench.core.settings import GdcCohort
-from wsibench.core.study import Study
-from wsibench.core.tables import read_rows, some
+from wsibench.core import CohortError, GdcCohort, Study, file_sha256, read_rows, some
 
 OWN = ("site", "subtype")
 """Columns that the cohort knows by itself."""

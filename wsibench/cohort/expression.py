@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsibench.core.errors import CohortError
-from wsibench.core.study import Study
-from wsibench.core.tables import read_matrix, some
+from wsibench.core import CohortError, Study, read_matrix, some
 
 if TYPE_CHECKING:
     from anndata import AnnData

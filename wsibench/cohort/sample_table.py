@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench.core.errors import CohortError
-from wsibench.core.settings import GdcCohort, SimulatedCohort
-from wsibench.core.study import Study
-from wsibench.core.tables import read_rows, some
+from wsibench.core import CohortError, GdcCohort, SimulatedCohort, Study, read_rows, some
 
 SLIDES_COLUMNS = ("slide_id", "patient_id", "path", "site", "subtype", "mpp")
 """Columns of a table of slides; the first three are required."""

@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from contextlib import closing
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -55,51 +56,69 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d} min"
 
 
-def map_slides(
+def parallel_map(
     function: Callable[[T], Any],
-    tasks: Sequence[T],
+    items: Sequence[T],
     *,
     label: str,
+    errors: Literal["raise", "return"] = "raise",
     workers: int | None = None,
     threads: int | None = None,
-) -> Iterator[tuple[T, Any]]:
-    """Run `function` on every task, yielding ``(task, result)`` as they end, in any order.
-
-    A task that raises yields its exception as the result, and one that kills its process yields a
-    `BrokenProcessPool`: one bad slide never takes the others with it.  With one worker (or one
-    task) everything runs in this process.
+) -> list[Any]:
+    """Apply a function to every item, in worker processes, and return the results in the order of the items.
 
     Parameters
     ----------
     function
         A module-level function: worker processes import it by name.
-    tasks
-        Picklable; one a slide.
+    items
+        Picklable arguments of `function`.
     label
-        Says in the progress what is being done.
+        Name of the work in the progress display.
+    errors
+        ``raise`` the first exception; or ``return`` exceptions in place of results, so that one bad
+        slide costs that slide alone. An item that kills its process has a `BrokenProcessPool`.
     workers
-        Number of processes; `n_workers()` unless given.
+        Number of processes; default `n_workers`.
     threads
-        When given, so many threads of this process instead: for work that shares a CUDA device.
+        Number of threads of this process to use instead of worker processes, for a shared CUDA device.
+
+    Returns
+    -------
+    list
+        One result an item.
     """
+    workers = min(n_workers() if workers is None else workers, len(items))
     if threads is not None:
-        return progress(_in_threads(function, tasks, threads), total=len(tasks), label=label)
-    workers = min(n_workers() if workers is None else workers, len(tasks))
-    pairs = _in_process(function, tasks) if workers <= 1 else _in_pool(function, tasks, workers)
-    return progress(pairs, total=len(tasks), label=label)
+        pairs = _in_threads(function, items, threads)
+    elif workers <= 1:
+        pairs = _in_process(function, items)
+    else:
+        pairs = _in_pool(function, items, workers)
+    results: dict[int, Any] = {}
+    with closing(pairs):
+        for index, result in progress(pairs, total=len(items), label=label):
+            if errors == "raise" and isinstance(result, BaseException):
+                raise result
+            results[index] = result
+    return [results[index] for index in range(len(items))]
 
 
-def _in_process(function: Callable[[T], Any], tasks: Sequence[T]) -> Iterator[tuple[T, Any]]:
-    for task in tasks:
+Indexed = Generator[tuple[int, Any], None, None]
+"""Pairs of an item's position and its result, or the exception that it raised, as they come."""
+
+
+def _in_process(function: Callable[[T], Any], items: Sequence[T]) -> Indexed:
+    for index, item in enumerate(items):
         try:
-            yield task, function(task)
+            yield index, function(item)
         except Exception as error:
-            yield task, error
+            yield index, error
 
 
-def _in_threads(function: Callable[[T], Any], tasks: Sequence[T], threads: int) -> Iterator[tuple[T, Any]]:
+def _in_threads(function: Callable[[T], Any], items: Sequence[T], threads: int) -> Indexed:
     with ThreadPoolExecutor(threads) as pool:
-        futures = {pool.submit(function, task): task for task in tasks}
+        futures = {pool.submit(function, item): index for index, item in enumerate(items)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.exception() or future.result()
@@ -108,31 +127,25 @@ def _in_threads(function: Callable[[T], Any], tasks: Sequence[T], threads: int) 
             raise
 
 
-def _in_pool(function: Callable[[T], Any], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, Any]]:
-    unfinished = list(range(len(tasks)))
+def _in_pool(function: Callable[[T], Any], items: Sequence[T], workers: int) -> Indexed:
+    unfinished = set(range(len(items)))
     with _pool(workers) as pool:
-        futures: dict[Future, int] = {}
         try:
-            for index in unfinished:
-                futures[pool.submit(function, tasks[index])] = index
-            pending = set(futures)
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        continue
+            futures = {pool.submit(function, items[index]): index for index in sorted(unfinished)}
+            for future in as_completed(futures):
+                if not isinstance(future.exception(), BrokenProcessPool):
                     unfinished.remove(futures[future])
-                    yield tasks[futures[future]], future.exception() or future.result()
+                    yield futures[future], future.exception() or future.result()
         except BrokenProcessPool:  # while submitting
             pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    # A process died and took the pool with it.  One pool a task tells which of them does that.
-    for index in unfinished:
+    # A process died and broke the pool. One pool an item finds the item that kills its process.
+    for index in sorted(unfinished):
         with _pool(1) as pool:
-            future = pool.submit(function, tasks[index])
-            yield tasks[index], future.exception() or future.result()
+            future = pool.submit(function, items[index])
+            yield index, future.exception() or future.result()
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -4,8 +4,7 @@ import pandas as pd
 
 from wsibench.assembly.pooling import CONTROLS
 from wsibench.cohort.build import read_cohort
-from wsibench.core.settings import TILE_CONTROLS, LocalCohort
-from wsibench.core.study import Study
+from wsibench.core import TILE_CONTROLS, LocalCohort, Study
 
 
 def tile_controls(study: Study) -> list[str]:

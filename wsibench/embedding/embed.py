@@ -8,21 +8,23 @@ from typing import Any
 import pandas as pd
 
 from wsibench.cohort.build import read_cohort
-from wsibench.core.artefacts import (
+from wsibench.core import (
     Artefact,
     Failure,
+    LocalCohort,
+    SlideError,
+    Study,
+    StudyError,
+    WeightsError,
     check_failures,
     failure,
     key_at,
     make_key,
+    parallel_map,
     read_failures,
     read_meta,
     record_failures,
 )
-from wsibench.core.errors import SlideError, StudyError, WeightsError
-from wsibench.core.parallel import map_slides
-from wsibench.core.settings import LocalCohort
-from wsibench.core.study import Study
 from wsibench.embedding import one_pass as onepass
 from wsibench.embedding import weights
 from wsibench.embedding.encoders import tile_encoders
@@ -101,7 +103,8 @@ def embed_slides(study: Study) -> pd.DataFrame:
     threads = len(onepass.devices()) * onepass.IN_FLIGHT if cuda else None
     failures: list[Failure] = []
     rows = []
-    for task, result in map_slides(make_features, tasks, label="03 embedding", threads=threads):
+    results = parallel_map(make_features, tasks, label="03 embedding", errors="return", threads=threads)
+    for task, result in zip(tasks, results, strict=True):
         if isinstance(result, BaseException):
             failures += [failure(task.slide_id, STAGE, due.artefact.key, result) for due in task.due]
         else:

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench.core.errors import StudyError, WeightsError
-from wsibench.core.settings import FeatureFolder
-from wsibench.core.study import FUSION, Study
+from wsibench.core import FUSION, FeatureFolder, Study, StudyError, WeightsError
 from wsibench.embedding import weights
 from wsibench.embedding.controls import tile_controls
 from wsibench.embedding.own import own_encoder

@@ -7,9 +7,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 
-from wsibench.core.artefacts import digest, slide_identity
-from wsibench.core.errors import SlideError
-from wsibench.core.settings import FeatureFolder
+from wsibench.core import FeatureFolder, SlideError, digest, slide_identity
 
 PLACES = {
     "trident": ("{}.h5",),

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from wsibench.core.errors import StudyError, WeightsError
+from wsibench.core import StudyError, WeightsError
 from wsibench.embedding import own, statistics
 from wsibench.embedding.registry import Encoder
 from wsibench.embedding.weights import weight_files

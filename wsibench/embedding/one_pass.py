@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from wsibench.core.artefacts import Artefact, writing
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Study, writing
 from wsibench.embedding.feature_store import write_features
 from wsibench.embedding.foreign import foreign_file, read_foreign
 from wsibench.embedding.registry import Encoder

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsibench.core.errors import StudyError
-from wsibench.core.study import Study
+from wsibench.core import Study, StudyError
 from wsibench.embedding.registry import Encoder
 
 

@@ -4,10 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from wsibench.core.artefacts import digest, file_sha256, write_text
-from wsibench.core.errors import WeightsError
-from wsibench.core.paths import data_root
-from wsibench.core.study import Study
+from wsibench.core import Study, WeightsError, data_root, digest, file_sha256, write_text
 from wsibench.embedding.registry import Encoder
 
 FORMATS = (("*.safetensors",), ("*.bin", "*.pth"))

@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wsibench.core.artefacts import key_at
-from wsibench.core.study import Study
+from wsibench.core import Study, key_at
 from wsibench.figures.cohort import OTHERS, UNKNOWN, group_colours
 from wsibench.figures.plates import bag_encoders
 from wsibench.figures.style import (

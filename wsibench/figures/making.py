@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from wsibench import figures
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.study import FUSION, Study
+from wsibench.core import FUSION, Study
 from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, rows, slides_to_show
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name

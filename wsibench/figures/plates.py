@@ -10,10 +10,7 @@ import pandas as pd
 
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Artefact, key_at, make_key, read_failures
-from wsibench.core.errors import NotReady
-from wsibench.core.settings import SimulatedCohort
-from wsibench.core.study import Study
+from wsibench.core import Artefact, NotReady, SimulatedCohort, Study, key_at, make_key, read_failures
 from wsibench.ranking import leaderboard as ranking
 from wsibench.ranking import site_predictability as sites
 from wsibench.regression import fit as regression

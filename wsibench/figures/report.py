@@ -8,8 +8,7 @@ import pandas as pd
 from wsibench import figures
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Artefact, file_sha256, key_at, make_key, read_failures, read_meta, writing
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.embedding import embed as embedding
 from wsibench.figures import findings
 from wsibench.figures.plates import Plate, applying, rows

@@ -11,8 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from wsibench.cohort.build import read_cohort
-from wsibench.core.errors import SlideError
-from wsibench.core.study import Study
+from wsibench.core import SlideError, Study
 from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, described, new_figure, styled
 from wsibench.tiling.slides import Slide, open_slide
 from wsibench.tiling.tiles import read_tiles

@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench.core.artefacts import Artefact, meta_path, read_meta, writing
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Study, meta_path, read_meta, writing
 from wsibench.figures.plates import PLATES, applying, leaderboard_copy
 
 SCREEN_DPI, PRINT_DPI = 110, 300

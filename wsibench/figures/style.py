@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsibench.core.artefacts import Artefact, writing
+from wsibench.core import Artefact, writing
 
 P = ParamSpec("P")
 

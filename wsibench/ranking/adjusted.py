@@ -33,10 +33,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
 
-from wsibench.core.artefacts import file_sha256
-from wsibench.core.errors import CohortError
-from wsibench.core.study import Study
-from wsibench.core.tables import read_rows, some
+from wsibench.core import CohortError, Study, file_sha256, read_rows, some
 from wsibench.ranking.association import ROUNDING, partial_spearman, residual_spearman, within_strata
 from wsibench.ranking.gene_sets import COVERED, GeneSet
 from wsibench.ranking.predictions import Arm

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly.build import names, read_benchmark
-from wsibench.core.artefacts import Artefact, file_sha256, key_at, make_key, read_meta, writing
-from wsibench.core.settings import Scheme
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Scheme, Study, file_sha256, key_at, make_key, read_meta, writing
 from wsibench.ranking.site_predictability import why_empty
 from wsibench.regression.folds import expected as folds_expected
 from wsibench.regression.folds import read_folds

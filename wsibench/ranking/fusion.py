@@ -14,9 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly.build import read_benchmark
-from wsibench.core.artefacts import Artefact, make_key, writing
-from wsibench.core.settings import Scheme
-from wsibench.core.study import FUSION, Study
+from wsibench.core import FUSION, Artefact, Scheme, Study, make_key, writing
 from wsibench.regression.fit import Job, jobs, read_predictions
 from wsibench.regression.metrics import fold_spearman
 

@@ -15,10 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.cohort.expression import read_gene_list
-from wsibench.core.artefacts import file_sha256
-from wsibench.core.errors import CohortError
-from wsibench.core.paths import CHECKOUT
-from wsibench.core.study import Study
+from wsibench.core import CHECKOUT, CohortError, Study, file_sha256
 from wsibench.ranking.bootstrap import central_interval
 from wsibench.ranking.predictions import Arm
 

@@ -9,11 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly.build import not_applicable
-from wsibench.core.artefacts import Artefact, key_at, make_key, writing
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.parallel import map_slides
-from wsibench.core.settings import Scheme
-from wsibench.core.study import Study
+from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, parallel_map, writing
 from wsibench.embedding.encoders import tcga
 from wsibench.ranking import adjusted, bootstrap, correlated, fusion, spread, targetscores
 from wsibench.ranking import association as measures
@@ -151,12 +147,7 @@ def rank(study: Study) -> pd.DataFrame:
 
 def _rank_arms(study: Study) -> list[dict[str, pd.DataFrame]]:
     """The rows of every scheme, each ranked by a process of its own."""
-    arms = {}
-    for scheme, arm in map_slides(partial(_rank_arm, study), study.folds.schemes, label="06 schemes"):
-        if isinstance(arm, BaseException):
-            raise arm
-        arms[scheme] = arm
-    return [arms[scheme] for scheme in study.folds.schemes]
+    return parallel_map(partial(_rank_arm, study), study.folds.schemes, label="06 schemes")
 
 
 def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:

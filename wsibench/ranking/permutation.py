@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from wsibench.core.artefacts import Artefact, make_key, writing
-from wsibench.core.parallel import map_slides
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Study, make_key, parallel_map, writing
 from wsibench.ranking.fusion import Fusion
 from wsibench.regression.fit import Job, fit, jobs, load
 from wsibench.regression.metrics import fold_spearman, permutation_within
@@ -70,9 +68,7 @@ def expected(study: Study) -> list[Artefact]:
 def permute(study: Study) -> None:
     """Make what is due."""
     due = [each for each in _wanted(study) if artefact(*each).due()]
-    for _, result in map_slides(_permute_job, due, label="06 permuted pairing"):
-        if isinstance(result, BaseException):
-            raise result
+    parallel_map(_permute_job, due, label="06 permuted pairing")
 
 
 def read_null(job: Job, kind: Kind = "within-site") -> pd.DataFrame:

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly.build import read_benchmark
-from wsibench.core.errors import CohortError
-from wsibench.core.settings import Scheme
-from wsibench.core.study import FUSION, Study
+from wsibench.core import FUSION, CohortError, Scheme, Study
 from wsibench.ranking.fusion import Fusion, fusions
 from wsibench.regression import metrics as scores
 from wsibench.regression.fit import Job, jobs, read_predictions

@@ -19,9 +19,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from wsibench.assembly.build import names, not_applicable, read_benchmark
-from wsibench.core.artefacts import Artefact, key_at, make_key, read_meta, writing
-from wsibench.core.parallel import map_slides
-from wsibench.core.study import Study
+from wsibench.core import Artefact, Study, key_at, make_key, parallel_map, read_meta, writing
 
 __all__ = ["Predictability", "expected", "measure", "not_applicable", "predictability", "read", "why_empty"]
 
@@ -86,13 +84,8 @@ def measure(study: Study) -> pd.DataFrame:
     """
     (artefact,) = expected(study)
     if artefact.due():
-        rows: dict[str, dict] = {}
         tasks = [] if why_empty(read_benchmark(study).obs) else [(study, name) for name in names(study)]
-        for (_, name), row in map_slides(_measure_one, tasks, label="06 sites"):
-            if isinstance(row, BaseException):
-                raise row
-            rows[name] = row
-        table = pd.DataFrame([rows[name] for _, name in tasks], columns=COLUMNS)
+        table = pd.DataFrame(parallel_map(_measure_one, tasks, label="06 sites"), columns=COLUMNS)
         with writing(artefact) as path:
             table.to_csv(path, index=False)
     return read(study)

@@ -6,10 +6,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly.build import read_benchmark
-from wsibench.core.artefacts import read_meta
-from wsibench.core.errors import CohortError
-from wsibench.core.settings import Scheme
-from wsibench.core.study import Study
+from wsibench.core import CohortError, Scheme, Study, read_meta
 from wsibench.ranking import bootstrap
 from wsibench.ranking.discrimination import balanced_accuracy, macro_auroc, n_without_auroc
 from wsibench.regression import split_half as halves

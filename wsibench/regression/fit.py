@@ -11,11 +11,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from wsibench.assembly.build import bag_index, names, not_applicable, read_bags, read_benchmark, with_tiles
-from wsibench.core.artefacts import Artefact, key_at, make_key, read_meta, writing
-from wsibench.core.errors import CohortError
-from wsibench.core.parallel import map_slides
-from wsibench.core.settings import Scheme
-from wsibench.core.study import Study
+from wsibench.core import Artefact, CohortError, Scheme, Study, key_at, make_key, parallel_map, read_meta, writing
 from wsibench.regression import folds
 from wsibench.regression import split_half as halves
 from wsibench.regression.metrics import fold_spearman
@@ -130,9 +126,7 @@ def regress(study: Study) -> pd.DataFrame:
     folds.divide(study)
     wanted = jobs(study)
     due = [job for job in wanted if any(artefact.due() for artefact in job.artefacts)]
-    for _, result in map_slides(_fit_job, due, label="05 regression"):
-        if isinstance(result, BaseException):
-            raise result
+    parallel_map(_fit_job, due, label="05 regression")
     columns = ["scheme", "encoder", "probe", "n_patients", "n_genes", "seconds", "chosen"]
     return pd.DataFrame([read_meta(job.artefact.path)["facts"] for job in wanted], columns=columns)
 

@@ -8,9 +8,7 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from wsibench.core.artefacts import digest, file_sha256
-from wsibench.core.errors import CohortError
-from wsibench.core.tables import read_rows, some
+from wsibench.core import CohortError, digest, file_sha256, read_rows, some
 
 FileFormat = Literal["wsibench", "preservedsitecv", "sequoia"]
 """How others write folds down."""

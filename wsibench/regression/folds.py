@@ -8,11 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly.build import not_applicable, read_benchmark
-from wsibench.core.artefacts import Artefact, key_at, make_key, read_meta, writing
-from wsibench.core.errors import CohortError, NotReady
-from wsibench.core.settings import Scheme
-from wsibench.core.study import Study
-from wsibench.core.tables import some
+from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, read_meta, some, writing
 from wsibench.regression.foldfiles import FileFormat, given_digest, read_given, write_splits
 from wsibench.regression.sitefolds import hand_out
 

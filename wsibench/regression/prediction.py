@@ -10,11 +10,22 @@ import pandas as pd
 
 from wsibench.assembly.pooling import from_table, pooled
 from wsibench.cohort import build as cohort
-from wsibench.core.artefacts import Artefact, digest, file_sha256, make_key, read_failures, replacing
-from wsibench.core.errors import CohortError, FitError, NotReady, StudyError
-from wsibench.core.paths import data_root
-from wsibench.core.study import Study, studies
-from wsibench.core.tables import some
+from wsibench.core import (
+    Artefact,
+    CohortError,
+    FitError,
+    NotReady,
+    Study,
+    StudyError,
+    data_root,
+    digest,
+    file_sha256,
+    make_key,
+    read_failures,
+    replacing,
+    some,
+    studies,
+)
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.feature_store import read_features
 from wsibench.regression import recipe

@@ -14,10 +14,7 @@ import yaml
 from wsibench.assembly.build import read_exclusions
 from wsibench.assembly.pooling import from_table
 from wsibench.cohort.build import read_cohort
-from wsibench.core.artefacts import read_meta
-from wsibench.core.errors import FitError
-from wsibench.core.settings import Embedding, Tiles
-from wsibench.core.study import Study
+from wsibench.core import Embedding, FitError, Study, Tiles, read_meta
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.encoders import PATIENT_LEVEL, encoder, tile_encoders
 from wsibench.embedding.registry import ENCODERS, Encoder

@@ -16,10 +16,19 @@ import numpy as np
 import pandas as pd
 
 from wsibench.assembly import build as assembly
-from wsibench.core.artefacts import digest, file_sha256, make_key, read_meta, replacing, versions, write_text
-from wsibench.core.errors import FitError, NotReady
-from wsibench.core.settings import Scheme
-from wsibench.core.study import Study
+from wsibench.core import (
+    FitError,
+    NotReady,
+    Scheme,
+    Study,
+    digest,
+    file_sha256,
+    make_key,
+    read_meta,
+    replacing,
+    versions,
+    write_text,
+)
 from wsibench.embedding.embed import wanted_mpp
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import recipe

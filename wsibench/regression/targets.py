@@ -15,12 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from wsibench.cohort import clinical
 from wsibench.cohort.expression import read_gene_list
-from wsibench.core.artefacts import Artefact, file_sha256, make_key, writing
-from wsibench.core.errors import CohortError
-from wsibench.core.parallel import map_slides
-from wsibench.core.settings import Target
-from wsibench.core.study import Study
-from wsibench.core.tables import some
+from wsibench.core import Artefact, CohortError, Study, Target, file_sha256, make_key, parallel_map, some, writing
 from wsibench.regression.fit import Job, jobs, load, out_of_fold
 from wsibench.regression.probes import offer
 from wsibench.regression.probes.base import Fitted, Patients, Probe, Scaler
@@ -174,9 +169,7 @@ def measure(study: Study) -> None:
         As `outcomes`, and when a fold leaves fewer than three patients to train on.
     """
     due = [job for job in jobs(study) if artefact(job).due()] if study.targets else []
-    for _, result in map_slides(_measure_job, due, label="06 targets"):
-        if isinstance(result, BaseException):
-            raise result
+    parallel_map(_measure_job, due, label="06 targets")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import openslide
 import tifffile
 
-from wsibench.core.errors import SlideError
+from wsibench.core import SlideError
 from wsibench.tiling.tiff_decoder import file_tiles
 
 MPP_TOLERANCE = 0.02

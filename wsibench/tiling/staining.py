@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from wsibench.core.errors import SlideError
+from wsibench.core import SlideError
 from wsibench.tiling.slides import Slide
 
 Method = Literal["macenko", "reinhard"]

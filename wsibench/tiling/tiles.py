@@ -10,20 +10,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from wsibench.cohort.build import read_cohort
-from wsibench.core.artefacts import (
+from wsibench.core import (
     Artefact,
-    Failure,
+    LocalCohort,
+    NotReady,
+    Study,
+    Tiles,
     check_failures,
     digest,
     failure,
     make_key,
+    parallel_map,
     record_failures,
     writing,
 )
-from wsibench.core.errors import NotReady
-from wsibench.core.parallel import map_slides
-from wsibench.core.settings import LocalCohort, Tiles
-from wsibench.core.study import Study
 from wsibench.tiling import quality
 from wsibench.tiling.slides import open_slide
 from wsibench.tiling.tissue import choose_tiles, find_tiles
@@ -103,13 +103,15 @@ def tile_slides(study: Study) -> pd.DataFrame:
         When more slides fail than the study's limits allow; each is a row of failures.csv.
     """
     tasks = _tasks(study)
-    failures: list[Failure] = []
     due = [task for task in tasks if task.artefact.due()]
     if study.streamed:
         return _summaries([task for task in tasks if task not in due])
-    for task, result in map_slides(_tile_slide, due, label="02 tiling"):
-        if isinstance(result, BaseException):
-            failures.append(failure(task.slide_id, STAGE, task.artefact.key, result))
+    results = parallel_map(_tile_slide, due, label="02 tiling", errors="return")
+    failures = [
+        failure(task.slide_id, STAGE, task.artefact.key, result)
+        for task, result in zip(due, results, strict=True)
+        if isinstance(result, BaseException)
+    ]
     record_failures(study.failures_csv, STAGE, failures)
     check_failures(failures, len(tasks), study.limits.failed_slides)
     failed = {row.slide_id for row in failures}

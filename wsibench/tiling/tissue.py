@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import map_coordinates
 
-from wsibench.core.errors import SlideError
-from wsibench.core.settings import Tiles
+from wsibench.core import SlideError, Tiles
 from wsibench.tiling import quality
 from wsibench.tiling.slides import Slide, check_damage
 

@@ -15,9 +15,7 @@ from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 from wsibench.cohort import build as cohort
 from wsibench.cohort.gdc import acquire as acquisition
 from wsibench.cohort.gdc import client, transfer
-from wsibench.core.artefacts import read_failures, read_meta
-from wsibench.core.errors import CohortError, GdcError, NotReady, StudyError, TooManyFailures
-from wsibench.core.study import Study
+from wsibench.core import CohortError, GdcError, NotReady, Study, StudyError, TooManyFailures, read_failures, read_meta
 
 GENES = [
     ("ENSG00000091831.24", "ESR1", "protein_coding"),

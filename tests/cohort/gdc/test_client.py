@@ -12,7 +12,7 @@ import requests
 from gdc_server import PROJECT, GdcServer, serving
 
 from wsibench.cohort.gdc import client, snapshot
-from wsibench.core.errors import GdcError
+from wsibench.core import GdcError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from wsibench.cohort.gdc.clinical import coverage, read_clinical
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 
 # The headers are those of the real exports; the patients are invented.
 CBIOPORTAL_VIEW = """\

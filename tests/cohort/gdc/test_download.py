@@ -18,8 +18,7 @@ from gdc_server import GdcServer, save, serving
 
 from wsibench.cohort.gdc import client, download, transfer
 from wsibench.cohort.gdc.client import GdcFile
-from wsibench.core.artefacts import meta_path, read_meta
-from wsibench.core.errors import GdcError
+from wsibench.core import GdcError, meta_path, read_meta
 
 MIB = 1 << 20
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsibench.core.paths import CHECKOUT
+from wsibench.core import CHECKOUT
 
 
 def genes(name: str) -> list[str]:

@@ -12,8 +12,7 @@ from gdc_server import PROJECT, GdcServer, serving, star_tsv
 
 from wsibench.cli import run
 from wsibench.cohort.simulation.simulate import simulate
-from wsibench.core.artefacts import read_failures
-from wsibench.core.study import Study
+from wsibench.core import Study, read_failures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsibench.cohort.gdc import pairing as tcga
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 
 
 def slides_of(*barcodes: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 from gdc_server import star_tsv
 
 from wsibench.cohort.gdc import star
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 
 GENES = [
     ("ENSG00000000003.15", "TSPAN6", "protein_coding"),

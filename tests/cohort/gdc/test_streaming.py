@@ -15,8 +15,7 @@ from wsibench.cli import run
 from wsibench.cohort import build as cohort
 from wsibench.cohort.gdc import acquire as acquisition
 from wsibench.cohort.gdc import client
-from wsibench.core.artefacts import meta_path, read_failures
-from wsibench.core.study import Study
+from wsibench.core import Study, meta_path, read_failures
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.feature_store import read_features
 from wsibench.tiling import tiles as tiling

@@ -28,10 +28,7 @@ from wsibench.cohort.simulation.simulate import (
     site_stain,
 )
 from wsibench.cohort.simulation.svs import write_svs
-from wsibench.core.artefacts import file_sha256
-from wsibench.core.errors import StudyError
-from wsibench.core.settings import SimulatedCohort
-from wsibench.core.study import Study
+from wsibench.core import SimulatedCohort, Study, StudyError, file_sha256
 
 N_SLIDES = 11
 
@@ -248,7 +245,7 @@ def test_a_slide_that_cannot_be_written_stops_the_run(data_root):
 
 
 RUN = (
-    "from wsibench.cohort.simulation.simulate import simulate; from wsibench.core.study import Study; "
+    "from wsibench.cohort.simulation.simulate import simulate; from wsibench.core import Study; "
     "simulate(Study.load('small'))"
 )
 

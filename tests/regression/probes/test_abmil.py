@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from wsibench.core.settings import Abmil as Settings
+from wsibench.core import Abmil as Settings
 from wsibench.regression.metrics import fold_spearman
 from wsibench.regression.probes import network
 from wsibench.regression.probes.abmil import Abmil, Projection, Targets, train_epoch

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from wsibench.core.errors import StudyError
-from wsibench.core.study import Study
+from wsibench.core import Study, StudyError
 from wsibench.regression.metrics import fold_spearman
 from wsibench.regression.probes import PROBES, offer
 from wsibench.regression.probes.base import Attends, Patients, Seeded

@@ -10,9 +10,12 @@ import pandas as pd
 from wsibench.cohort.gdc import clinical, download, snapshot, star
 from wsibench.cohort.gdc import pairing as tcga
 from wsibench.cohort.gdc.client import GdcFile
-from wsibench.core.artefacts import (
+from wsibench.core import (
     Artefact,
+    CohortError,
     Failure,
+    GdcError,
+    Study,
     digest,
     failure,
     file_sha256,
@@ -22,8 +25,6 @@ from wsibench.core.artefacts import (
     read_meta,
     writing,
 )
-from wsibench.core.errors import CohortError, GdcError
-from wsibench.core.study import Study
 
 FORMAT = 1
 STAGE = "cohort"

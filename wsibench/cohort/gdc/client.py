@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import requests
 
-from wsibench.core.errors import GdcError
+from wsibench.core import GdcError
 
 T = TypeVar("T")
 

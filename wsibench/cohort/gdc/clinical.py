@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 
 COLUMNS = {
     "patient_id": (

@@ -30,8 +30,7 @@ from wsibench.cohort.gdc.transfer import (
     receive,
     restart,
 )
-from wsibench.core.artefacts import Artefact, make_key, meta_path, sign, writing
-from wsibench.core.errors import GdcError
+from wsibench.core import Artefact, GdcError, make_key, meta_path, sign, writing
 
 FORMAT = 1
 PARALLEL = 4

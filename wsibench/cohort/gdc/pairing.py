@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError
 
 BARCODE = (
     r"^(?P<patient_id>TCGA-(?P<site>[A-Z0-9]{2})-[A-Z0-9]{4})-(?P<sample>\d{2})(?P<vial>[A-Z])"

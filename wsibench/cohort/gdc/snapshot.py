@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsibench.cohort.gdc import client
 from wsibench.cohort.gdc.client import GdcFile
-from wsibench.core.errors import GdcError
+from wsibench.core import GdcError
 
 FORMAT = 1
 NAME = re.compile(r"\w[\w.-]*")

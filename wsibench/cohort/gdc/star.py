@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from wsibench.cohort.gdc import pairing as tcga
-from wsibench.core import parallel as compute
-from wsibench.core.errors import CohortError
+from wsibench.core import CohortError, n_workers, progress
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -72,8 +71,8 @@ def read_star(paths: Mapping[str, Path]) -> "AnnData":
         counts[row] = _numbers(columns["unstranded"], path)[kept]
         tpm[row] = _numbers(columns["tpm_unstranded"], path)[kept]
 
-    with ThreadPoolExecutor(compute.n_workers()) as pool:
-        for _ in compute.progress(pool.map(read, range(len(patients))), total=len(patients), label="01 STAR counts"):
+    with ThreadPoolExecutor(n_workers()) as pool:
+        for _ in progress(pool.map(read, range(len(patients))), total=len(patients), label="01 STAR counts"):
             pass
     np.log2(np.add(tpm, 1, out=tpm), out=tpm)
     return anndata.AnnData(

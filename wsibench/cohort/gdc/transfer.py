@@ -14,12 +14,11 @@ import urllib3
 
 from wsibench.cohort.gdc import client
 from wsibench.cohort.gdc.client import GdcFile, Refused, Transient
-from wsibench.core.artefacts import MIB
-from wsibench.core.errors import GdcError
-from wsibench.core.parallel import LINE_EVERY_S, clock, interactive
+from wsibench.core import LINE_EVERY_S, GdcError, clock, interactive
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 GB = 1e9
+MIB = 1 << 20
 CHUNK = 1 << 16
 """Bytes read at once, and lost at most when a connection breaks."""
 BROKEN_STREAM = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)

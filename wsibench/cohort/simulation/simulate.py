@@ -15,10 +15,7 @@ import pandas as pd
 
 from wsibench.cohort.simulation.histology import Morphology, Stain, paint
 from wsibench.cohort.simulation.svs import write_svs
-from wsibench.core import parallel as compute
-from wsibench.core.artefacts import Artefact, make_key, writing
-from wsibench.core.settings import SimulatedCohort
-from wsibench.core.study import Study
+from wsibench.core import Artefact, SimulatedCohort, Study, make_key, parallel_map, writing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -69,9 +66,7 @@ def simulate(study: Study) -> None:
     cohort, patients, plans = _plan(study)
     artefacts = _slide_artefacts(study, plans)
     due = [(artefact, plan) for artefact, plan in zip(artefacts, plans, strict=True) if artefact.due()]
-    for _, outcome in compute.map_slides(_make_slide, due, label="01 slides"):
-        if isinstance(outcome, BaseException):
-            raise outcome
+    parallel_map(_make_slide, due, label="01 slides")
     write: dict[str, Callable[[Path], None]] = {
         "slides.csv": lambda path: _slide_table(plans, patients).to_csv(path, index=False),
         "latents.csv": lambda path: patients[["site", *LATENTS]].to_csv(path),

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from wsibench.core.errors import StudyError
+from wsibench.core import StudyError
 
 if TYPE_CHECKING:
-    from wsibench.core.study import Study
+    from wsibench.core import Study
     from wsibench.regression.probes.base import Arrays, Fitted, Probe
 
 

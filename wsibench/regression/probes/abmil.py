@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from wsibench.core.settings import Abmil as AbmilSettings
+from wsibench.core import Abmil as AbmilSettings
 from wsibench.regression.metrics import centred_midranks
 from wsibench.regression.probes.base import Arrays, Patients, Scaler, hold_out_groups
 from wsibench.regression.probes.network import GatedAttention, Tiles, product_type

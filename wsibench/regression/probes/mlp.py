@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from wsibench.core.settings import Abmil as AbmilSettings
+from wsibench.core import Abmil as AbmilSettings
 from wsibench.regression.probes.abmil import Abmil, FittedAbmil
 from wsibench.regression.probes.base import Arrays, Patients
 

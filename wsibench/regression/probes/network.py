@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsibench.core.settings import Abmil as AbmilSettings
+from wsibench.core import Abmil as AbmilSettings
 
 TILES_IN_CACHE = 4096
 """Tiles that a CPU multiplies at once: of ten times as many, no layer's output is in the cache when it is needed."""

@@ -1,0 +1,11 @@
+from . import assembly as assembly
+from . import cli as cli
+from . import cohort as cohort
+from . import core as core
+from . import embedding as embedding
+from . import figures as figures
+from . import ranking as ranking
+from . import regression as regression
+from . import tiling as tiling
+from .core import Study as Study
+from .core import studies as studies
