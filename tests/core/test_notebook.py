@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from wsibench.core import notebook
 from wsibench.core.errors import StudyError
 
-OPEN = "from wsibench import notebook\nopened = notebook.begin(study)"
+OPEN = "from wsibench.core import notebook\nopened = notebook.begin(study)"
 
 
 @pytest.fixture
