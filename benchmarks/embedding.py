@@ -87,7 +87,7 @@ def study_of(root: Path, slide: Path, kind: str, n_encoders: int) -> str:
     encoders = ", ".join(f'{{name: null{index}, callable: "nullcode:{kind}"}}' for index in range(n_encoders))
     (folder / "study.yaml").write_text(
         "title: null encoders\ncohort: {source: local, slides: slides.csv}\n"
-        f"tiles: {{tile_um: 112, max_tiles: 1000000, drop: []}}\nencoders: [{encoders}]\n"
+        f"tiles: {{tile_um: 112, max_tiles: 1000000, drop: []}}\nencoders: [{encoders}]\ncontrols: []\n"
     )
     return name
 
