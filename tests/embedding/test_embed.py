@@ -200,14 +200,6 @@ def test_absent_weights_are_said_before_any_slide_is_opened(study, tmp_path, mon
         embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
 
 
-def test_stain_normalisation_is_an_arm_of_its_own(study):
-    embedding.embed_slides(study)
-    plain = read_features(study.features_h5("colour", "a"))[0]
-    normalised = reload(study.root, encoders=["colour"], embedding={"stain": "reinhard"})
-    assert set(embedding.embed_slides(normalised).slide_id) == {"a", "b"}
-    assert not np.array_equal(read_features(study.features_h5("colour", "a"))[0], plain)
-
-
 def test_features_from_elsewhere_need_no_slides(data_root, tmp_path):
     folder = data_root / "theirs"
     folder.mkdir()

@@ -92,7 +92,6 @@ def test_new_patients_get_what_the_probe_in_memory_gives_them(tiled, new, probe,
         ({"tiles": {"tile_um": 56}}, r"tiles.tile_um 56.0, not 112.0", "tiles: {tile_um: 112.0}"),
         ({"tiles": {"min_tissue": 0.9}}, "tiles.min_tissue 0.9, not 0.5", "tiles: {min_tissue: 0.5}"),
         ({"tiles": {"drop": []}}, "tiles.drop", 'tiles: {drop: ["blur", "pen"]}'),
-        ({"embedding": {"stain": "macenko"}}, 'embedding.stain "macenko", not null', "embedding: {stain: null}"),
     ],
 )
 def test_features_of_another_making_are_refused_before_anything_is_made(tiled, sections, told, remedy):
@@ -154,7 +153,7 @@ def test_weights_are_those_that_the_features_were_made_with(tiled):
 
 
 def test_a_study_that_is_missing_is_told_how_to_be_written(tiled, tmp_path):
-    other = with_tiles_of(tiled, tiles={"tile_um": 56, "min_tissue": 0.25}, embedding={"stain": "reinhard"})
+    other = with_tiles_of(tiled, tiles={"tile_um": 56, "min_tissue": 0.25})
     fit = saved.fit(other, "colour", "ridge")
     with pytest.raises(StudyError) as refused:
         prediction.load_study(fit, "nowhere")

@@ -160,8 +160,6 @@ class Embedding(Section):
 
     geometry: Literal["tile", "card"] = "tile"
     """``tile``: every encoder sees the whole tile.  ``card``: an encoder whose card crops sees that crop."""
-    stain: Literal["macenko", "reinhard"] | None = None
-    """Stain normalisation, fitted once a slide; `wsibench.tiling.staining` says how."""
 
 
 class Expression(Section):

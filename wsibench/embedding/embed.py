@@ -63,7 +63,7 @@ def made_by(study: Study, encoder: Encoder) -> dict[str, Any]:
     """
     if encoder.loader == "import":
         return {"loader": encoder.loader}
-    own = {"tile_um": study.tiles.tile_um, "stain": study.embedding.stain, "weights": _known_hash(study, encoder)}
+    own = {"tile_um": study.tiles.tile_um, "weights": _known_hash(study, encoder)}
     return {**encoder.decides(), **own, "decoded_px": encoder.decoded_px(study.embedding.geometry)}
 
 
@@ -159,8 +159,6 @@ def _embedded(study: Study, slide_id: str, ready: Ready, tiles_key: str, mpp: fl
     section = {"encoder": ready.encoder.decides(), "weights": ready.hash, "wanted_mpp": mpp}
     if ready.encoder.decoded_px(study.embedding.geometry) != ready.encoder.px:
         section["geometry"] = study.embedding.geometry
-    if study.embedding.stain:
-        section["stain"] = study.embedding.stain
     return _due(study, slide_id, ready, make_key(STAGE, FORMAT, section, made_from=[tiles_key]))
 
 

@@ -23,7 +23,6 @@ from wsibench.embedding.feature_store import write_features
 from wsibench.embedding.foreign import foreign_file, read_foreign
 from wsibench.embedding.registry import Encoder
 from wsibench.tiling.slides import open_slide
-from wsibench.tiling.staining import normaliser
 from wsibench.tiling.tiles import read_tiles, tile_slide
 
 BATCH = 64
@@ -149,10 +148,8 @@ def _embed(task: Task, device: str) -> int:
             threads=1 if device == "cpu" else IN_FLIGHT,
             max_bad=task.study.limits.bad_tiles,
         )
-        stain = task.study.embedding.stain
-        recolour = normaliser(slide, xy, tile_um=tile_um, method=stain) if stain else None
         for indices, pixels in batches:
-            batch = torch.from_numpy(recolour(pixels) if recolour else pixels)
+            batch = torch.from_numpy(pixels)
             for each, (model, guard) in enumerate(zip(models, guards, strict=True)):
                 with guard:
                     made = model(batch).cpu().numpy()

@@ -51,7 +51,6 @@ def settings(study: Study, name: str) -> dict[str, Any]:
         "tiles.tile_um": study.tiles.tile_um,
         "tiles.min_tissue": study.tiles.min_tissue,
         "tiles.drop": sorted(study.tiles.drop),
-        "embedding.stain": study.embedding.stain,
         "embedding.geometry": "card" if cropped else "tile",
         "format of tiles": tiling.FORMAT,
         "format of features": embedding.FORMAT,
