@@ -12,7 +12,7 @@ def test_unknown_study_is_one_clear_line(data_root, capsys):
     assert main(["run", "dmo"]) == 1
     told = capsys.readouterr().err
     assert "There is no study 'dmo'." in told
-    assert "Did you mean 'demo'?" in told
+    assert "Studies: demo" in told
     assert "Traceback" not in told
 
 

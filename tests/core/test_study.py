@@ -1,4 +1,4 @@
-"""study.yaml is refused, with the remedy named, unless every word of it is understood."""
+"""Loading and validation of study.yaml."""
 
 import textwrap
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_tracked_studies_load(monkeypatch):
 
 
 def test_unknown_study_names_those_there_are(data_root):
-    with pytest.raises(StudyError, match=r"no study 'dmo'.*Did you mean 'demo'\?.*real-slides"):
+    with pytest.raises(StudyError, match=r"no study 'dmo'.*demo.*real-slides"):
         Study.load("dmo")
     with pytest.raises(StudyError, match="no study"):
         Study.load("../demo")
@@ -37,13 +37,16 @@ def test_unknown_study_names_those_there_are(data_root):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("encoder: [uni]", r"unknown key 'encoder' \(did you mean 'encoders'\?\); allowed: title"),
-        ("tiles: {tile_px: 224}", r"unknown key 'tile_px' in `tiles`.*allowed: tile_um"),
+        ("encoder: [uni]", "`encoder` is not a known key"),
+        ("tiles: {tile_px: 224}", "`tiles.tile_px` is not a known key"),
         ("tiles: {tile_um: wide}", r"`tiles.tile_um` = 'wide'"),
         ("folds: {schemes: [random]}", r"'preserved-site', 'random-patient'"),
         ("folds: {n: 1}", r"`folds.n` = 1"),
-        ("features: {hif: {tabel: x.csv}}", r"unknown key 'tabel' in `features` \(did you mean 'table'"),
-        ("encoders: [hif]\nfeatures: {hif: {table: x.csv}}", r"hif stands both under encoders and under features"),
+        (
+            "features: {hif: {tabel: x.csv}}",
+            r"(?s)`features.hif.table` is missing.*hif.tabel` is not a known key",
+        ),
+        ("encoders: [hif]\nfeatures: {hif: {table: x.csv}}", "hif is both an encoder and a feature table"),
         ("probes: ridge", r"`probes` = 'ridge'"),
     ],
 )
@@ -86,6 +89,85 @@ def test_moved_data_folder_keeps_the_checkouts_studies(data_root):
     assert Study.load("demo").figures == data_root.parent / "figures" / "demo"
     written(data_root, SMALLEST, "own")
     assert {"own", "demo"} <= set(studies())
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "features: {'../../../esc': {folder: in}}",
+        "features: {a/b: {table: x.csv}}",
+        "encoders: ['..']",
+        "encoders: [{name: ../mine, callable: 'a:b'}]",
+        "controls: ['.hidden']",
+        'targets: {"a\\nb": {column: site}}',
+        "probes: ['../ridge']",
+        "weights: {a/../b: x}",
+    ],
+)
+def test_names_that_leave_the_study_folder_are_refused(data_root, extra):
+    with pytest.raises(StudyError, match="should match pattern"):
+        written(data_root, SMALLEST + extra)
+
+
+ALIASES = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))
+BOMB = f"a0: &a0 [x, x, x, x, x, x, x, x, x]\n{ALIASES}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{BOMB}\ntitle: *a8\ncohort: {{source: simulate}}", "`title` = "),
+        (f"{BOMB}\ntitle: T\ncohort: *a8\nencoders: *a8", "`cohort` = "),
+        (SMALLEST + "encoders: 5", "`encoders` = 5"),
+        (SMALLEST + "own: 5", "`own` = 5"),
+        (SMALLEST + "folders: [a]", "`folders` = "),
+        (SMALLEST + "features: {a: {folder: x}}\nencoders: 5", "`encoders` = 5"),
+        (SMALLEST + "encoders: [[uni]]", r"`encoders.0` = \['uni'\]"),
+        ("title: T\ntrain: a\ntest: b\nencoders: 5", "`encoders` and `features` .* are lists"),
+        ("title: T\ntrain: a\ntest: b\nfolds: [1]", "`folds`"),
+        (SMALLEST + "tiles: {seed: " + "9" * 10_000 + "}", "not valid YAML"),
+        ("title: " + "[" * 5_000, "not valid YAML"),
+        (SMALLEST + 'weights: {uni: "a\\0b"}', "not a usable path"),
+        (SMALLEST + "weights: {uni: ~nosuchuser/x}", "not a usable path"),
+    ],
+)
+def test_malformed_values_are_one_short_error(data_root, text, message):
+    for part in ("a", "b"):
+        written(data_root, SMALLEST, part)
+    with pytest.raises(StudyError, match=message) as raised:
+        written(data_root, text)
+    assert len(str(raised.value)) < 3_000
+
+
+def test_files_that_are_no_text_are_refused(data_root):
+    path = data_root / "mine" / "study.yaml"
+    path.parent.mkdir()
+    path.write_bytes(b"title: \xff\xfe")
+    with pytest.raises(StudyError, match="not valid YAML"):
+        Study.load("mine")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StudyError, match="not valid YAML"):
+        Study.load("mine")
+    path.rmdir()
+    path.symlink_to(path)
+    with pytest.raises(StudyError, match="no study"):
+        Study.load("mine")
+
+
+def test_links_that_loop_are_refused(data_root):
+    study = written(data_root, SMALLEST)
+    (data_root / "mine" / "loop").symlink_to(data_root / "mine" / "loop")
+    with pytest.raises(StudyError, match="not a usable path"):
+        study.resolve("loop/x")
+
+
+def test_damaged_part_of_an_external_study_is_named(data_root):
+    written(data_root, SMALLEST, "a")
+    (data_root / "b").mkdir()
+    (data_root / "b" / "study.yaml").write_text("title: [")
+    with pytest.raises(StudyError, match=r"b/study.yaml is not valid YAML"):
+        written(data_root, "title: T\ntrain: a\ntest: b")
 
 
 def test_text_that_is_no_study_is_refused(data_root):

@@ -19,8 +19,13 @@ def figures_root() -> Path:
     return data_root().parent / "figures" if os.environ.get("WSIBENCH_DATA") else CHECKOUT / "figures"
 
 
-class Places:
-    """Paths of what a study generates; a study has a `name`, and all follows from it."""
+class Paths:
+    """Paths of a study's files, which follow from its name."""
+
+    @property
+    def name(self) -> str:
+        """Name of the study, and of its folders."""
+        raise NotImplementedError
 
     @property
     def root(self) -> Path:

@@ -1,19 +1,19 @@
 """The study: one validated, frozen description of everything that decides a result."""
 
-import difflib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from wsibench.core import roles
 from wsibench.core.artefacts import digest
 from wsibench.core.errors import StudyError
-from wsibench.core.paths import CHECKOUT, Places, data_root
+from wsibench.core.paths import CHECKOUT, Paths, data_root
 from wsibench.core.settings import (
+    SAFE_ID,
     TILE_CONTROLS,
     Abmil,
     Clinical,
@@ -25,6 +25,7 @@ from wsibench.core.settings import (
     GdcCohort,
     Limits,
     LocalCohort,
+    Name,
     OwnEncoder,
     Ranking,
     Section,
@@ -34,72 +35,86 @@ from wsibench.core.settings import (
     explain,
 )
 
-AFTER_ASSEMBLY = {"folds", "probes", "abmil", "ranking", "limits"}
-"""Sections that leave a study's benchmark as it is, and with it the studies that it is a part of."""
-
-
 FUSION = "fusion"
-"""What the mean of several encoders' predictions is called among the encoders."""
+"""Name of the mean of several encoders' predictions among the encoders."""
+UNHASHED = {"title", "train", "test"}
+AFTER_ASSEMBLY = {"folds", "probes", "abmil", "ranking", "limits"}
+"""Sections that do not change a study's benchmark, nor external studies that use it."""
+EXTERNAL = {*UNHASHED, "encoders", "features", "controls", "folds", "probes", "abmil", "fusion", "ranking"}
+"""Sections of an external study; all others stand in its two studies."""
 
 
-class Study(Places, Section):
-    """A study as its study.yaml states it.  Read one with `Study.load`."""
+class Study(Paths, Section):
+    """A study as its study.yaml states it. Read one with `Study.load`."""
 
     title: str
+    # None exactly where `train` and `test` are given.
     cohort: Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")] | None = None
-    """None exactly where `train` and `test` are given."""
-    train: str | None = None
-    """Of external validation: the study whose patients are trained on."""
-    test: str | None = None
-    """The study whose patients are predicted."""
+    # External validation: names of the studies whose patients are trained on, and predicted.
+    train: Name | None = None
+    test: Name | None = None
     tiles: Tiles = Tiles()
-    encoders: list[str] = []
-    controls: list[str] | None = None
-    """Unset, every control that applies to the cohort (`wsibench.embedding.controls`); ``[]`` for none."""
-    features: dict[str, FeatureTable] = {}
-    weights: dict[str, str] = {}
-    """Local folder of an encoder's weights, by encoder."""
-    own: dict[str, OwnEncoder] = {}
-    """The user's own encoders, given in `encoders` or `controls`."""
-    folders: dict[str, FeatureFolder] = {}
-    """Folders of tile features, given in `features`; each is one of the `encoders`."""
+    encoders: list[Name] = []
+    controls: list[Name] | None = None  # unset, every control that applies to the cohort; [] for none
+    features: dict[Name, FeatureTable] = {}
+    weights: dict[Name, str] = {}  # local folder of an encoder's weights, by encoder
+    # Own encoders, given in `encoders` or `controls`, and folders of tile features, given in `features`, by name.
+    own: dict[Name, OwnEncoder] = {}
+    folders: dict[Name, FeatureFolder] = {}
     embedding: Embedding = Embedding()
     expression: Expression = Expression()
     clinical: Clinical = Clinical()
-    targets: dict[str, Target] = {}
-    """What is predicted besides genes, by name."""
+    targets: dict[Name, Target] = {}  # prediction targets besides genes
     folds: Folds = Folds()
-    probes: list[str] = ["ridge", "abmil"]
+    probes: list[Name] = ["ridge", "abmil"]
     abmil: Abmil = Abmil()
-    fusion: list[str] | Literal["all"] = []
-    """Encoders and features tables whose predictions are averaged, as a competitor of its own."""
+    fusion: list[Name] | Literal["all"] = []  # encoders and feature tables whose mean prediction competes
     ranking: Ranking = Ranking()
     limits: Limits = Limits()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _set_apart(cls, content: Any) -> Any:
-        """Own encoders and folders of features become names of encoders, with what defines them beside."""
-        content = dict(content)
-        own, folders = dict(content.get("own", {})), dict(content.get("folders", {}))
-        for section in ("encoders", "controls"):
-            listed = content.get(section)
-            for item in listed if isinstance(listed, list) else []:
-                if isinstance(item, dict) and isinstance(item.get("name"), str):
-                    own[item["name"]] = {key: value for key, value in item.items() if key != "name"}
-            if isinstance(listed, list):
-                content[section] = [item.get("name", item) if isinstance(item, dict) else item for item in listed]
-        if isinstance(features := content.get("features"), dict):
-            folders |= {name: each for name, each in features.items() if isinstance(each, dict) and "folder" in each}
-            content["features"] = {name: each for name, each in features.items() if name not in folders}
-        named = [*(content.get("encoders") or []), *(content.get("controls") or [])]
-        if folders:
-            content["encoders"] = [*(content.get("encoders") or []), *(name for name in folders if name not in named)]
-        return content | {"own": own, "folders": folders}
 
     _name: str = PrivateAttr("")
     _yaml: Path = PrivateAttr(Path())
     _parts: dict[str, "Study"] = PrivateAttr({})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_definitions(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Reduce own encoders and folders of features to names of encoders, and keep their definitions apart."""
+        content = dict(content)
+        own = {}
+        for section in ("encoders", "controls"):
+            if isinstance(listed := content.get(section), list):
+                records = [
+                    dict(item) for item in listed if isinstance(item, dict) and isinstance(item.get("name"), str)
+                ]
+                content[section] = [item.get("name", item) if isinstance(item, dict) else item for item in listed]
+                own |= {record.pop("name"): record for record in records}
+        if isinstance(features := content.get("features"), dict):
+            folders = {name: each for name, each in features.items() if isinstance(each, dict) and "folder" in each}
+            content["features"] = {name: each for name, each in features.items() if name not in folders}
+            encoders, controls = content.get("encoders") or [], content.get("controls") or []
+            if folders and isinstance(encoders, list) and isinstance(controls, list):
+                content["encoders"] = [*encoders, *(name for name in folders if name not in [*encoders, *controls])]
+            content = {"folders": folders} | content
+        return {"own": own} | content
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Study":
+        competing = [*self.encoders, *self.features]
+        if both := set(self.encoders + (self.controls or [])) & set(self.features):
+            raise ValueError(f"{', '.join(sorted(both))} is both an encoder and a feature table")
+        if FUSION in [*competing, *(self.controls or [])]:
+            raise ValueError(f"{FUSION!r} is the name of the mean prediction: rename the encoder")
+        if unknown := [name for name in self.fused if name not in competing]:
+            raise ValueError(f"fusion names {', '.join(unknown)}, not among {', '.join(competing)}")
+        if self.fusion and len(set(self.fused)) < 2:
+            raise ValueError("fusion needs at least two encoders or feature tables")
+        external = bool(self.train and self.test)
+        if external == bool(self.cohort) or external != bool(self.train or self.test):
+            raise ValueError("give either `cohort`, or both `train` and `test` (docs/external.md)")
+        if external != ("external" in self.folds.schemes):
+            raise ValueError("the scheme `external` is for studies with `train` and `test` (docs/external.md)")
+        return self
 
     @classmethod
     def load(cls, name: str) -> "Study":
@@ -108,65 +123,36 @@ class Study(Places, Section):
         Raises
         ------
         StudyError
-            For an unknown study, key, encoder, probe or variable; names what is allowed.
+            For an unknown study, a file that is no study, an unknown key or a value that is not allowed.
         """
         path = _find(name)
-        try:
-            content = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise StudyError(f"{path} is not valid YAML: {error}.") from None
-        if not isinstance(content, dict):
-            raise StudyError(f"{path} holds no study.", "It needs at least `title` and `cohort`; see data/README.md.")
-        parts = {role: cls.load(part) for role, part in roles.named(path, content, name, _find).items()}
-        if parts:
-            offered = {role: part._offered() for role, part in parts.items()}
-            units = {part.expression.unit for part in parts.values()}
-            content = roles.completed(path, content, offered, units)
+        content = _read_yaml(path)
+        parts = {}
+        if isinstance(content.get("train"), str) and isinstance(content.get("test"), str):
+            content, parts = _external(path, name, content)
         try:
             study = cls.model_validate(content)
         except ValidationError as error:
-            raise StudyError(f"{path} cannot be used: {explain(error, cls)}") from None
+            raise StudyError(f"{path} cannot be used:\n  {explain(error)}", "See data/README.md.") from None
         study._name, study._yaml, study._parts = name, path, parts
-        study._check_names()
+        study._check_parts()
+        for text in _strings(study.model_dump(exclude={"title"})):
+            if set("$~\0") & set(text):
+                study.resolve(text)
         return study
 
-    def _check_names(self) -> None:
-        both = sorted(set(self.encoders + (self.controls or [])) & set(self.features))
-        if both:
-            raise StudyError(f"{self._yaml}: {', '.join(both)} stands both under encoders and under features.")
-        if "external" in self.folds.schemes and not self._parts:
-            raise StudyError(
-                f"{self._yaml}: the scheme external is for a study with `train` and `test`.", "See docs/external.md."
-            )
-        competing = [*self.encoders, *self.features]
-        if FUSION in (*competing, *(self.controls or [])):
-            raise StudyError(f"{self._yaml}: {FUSION!r} is what fused encoders are called.", "Choose another name.")
-        unknown = [name for name in self.fused if name not in competing]
-        if unknown or (self.fusion and len(set(self.fused)) < 2):
-            raise StudyError(
-                f"{self._yaml}: fusion needs at least two encoders or features tables, not {', '.join(self.fused)}."
-                if not unknown
-                else f"{self._yaml}: fusion names {', '.join(unknown)}, which does not compete in this study.",
-                f"Choose among {', '.join(competing)}.",
-            )
-        for text in self._paths():
-            self.resolve(text)
-
-    def _paths(self) -> list[str]:
-        cohort = self.cohort
-        own: list[str | None] = []
-        if isinstance(cohort, LocalCohort):
-            own = [cohort.slides, cohort.patients, cohort.expression]
-        elif isinstance(cohort, GdcCohort):
-            own = [*cohort.paths]
-        own += [self.clinical.table, *(each.genes for each in self.targets.values() if isinstance(each.genes, str))]
-        given = [*(table.table for table in self.features.values()), *(each.folder for each in self.folders.values())]
-        given += [text for text in (self.ranking.gene_sets or {}).values() if isinstance(text, str)]
-        given += [self.ranking.covariates] if self.ranking.covariates else []
-        return [text for text in own if text] + given + [*self.weights.values(), *self.folds.given.values()]
+    def _check_parts(self) -> None:
+        for role, part in self._parts.items():
+            controls = TILE_CONTROLS if part.controls is None else part.controls
+            available = [*part.encoders, *controls, *part.features, "site"]
+            if missing := set(self.encoders + (self.controls or [])) - set(available):
+                raise StudyError(
+                    f"{self._yaml} names {', '.join(sorted(missing))}, which study {part.name} ({role}) does not have.",
+                    f"It has {', '.join(available)}.",
+                )
 
     def resolve(self, text: str, *, table: Path | None = None) -> Path:
-        """A path of study.yaml: ``${VAR}`` from the environment, relative to study.yaml's folder.
+        """Turn a path of study.yaml, relative to its folder and with ``${VARIABLES}``, into an absolute one.
 
         Parameters
         ----------
@@ -178,78 +164,69 @@ class Study(Places, Section):
         Raises
         ------
         StudyError
-            When a variable is not set; names it.
+            When a variable is not set, or the path cannot be resolved.
         """
         file = table or self._yaml
-
-        def value(match: re.Match) -> str:
-            found = os.environ.get(match[1])
-            if not found:
-                raise StudyError(
-                    f"{file} uses ${{{match[1]}}}, which is not set.", f"Set it: export {match[1]}=/path/to/…"
-                )
-            return found
-
-        return (file.parent / Path(re.sub(r"\$\{(\w+)\}", value, text)).expanduser()).resolve()
-
-    # What the study is called and hashed to
+        unset = [name for name in re.findall(r"\$\{(\w+)\}", text) if not os.environ.get(name)]
+        if unset:
+            raise StudyError(f"{file} uses ${{{unset[0]}}}, which is not set.", f"Set it: export {unset[0]}=/path/to/…")
+        try:
+            path = Path(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text))
+            return (file.parent / path.expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, no such home folder or a loop of links, NUL
+            raise StudyError(f"{file}: {text[:200]!r} is not a usable path: {error}.", "Correct the path.") from None
 
     @property
     def name(self) -> str:
-        """Name of the study: its folder's under data/."""
+        """Name of the study, and of its folder."""
         return self._name
 
     @property
     def key(self) -> str:
         """First 12 hex digits of the sha256 of everything in study.yaml but its title."""
-        stated = self.model_dump(mode="json", exclude={"title", "train", "test"})
+        stated = self.model_dump(mode="json", exclude=UNHASHED)
         for role, part in self._parts.items():
-            stated[role] = part.model_dump(mode="json", exclude={"title", "train", "test", *AFTER_ASSEMBLY})
+            stated[role] = part.model_dump(mode="json", exclude=UNHASHED | AFTER_ASSEMBLY)
         return digest(stated)[:12]
 
     @property
     def parts(self) -> dict[str, "Study"]:
-        """The studies of external validation by role, ``train`` and ``test``; none of a study with a cohort."""
+        """The two studies of external validation, ``train`` and ``test``; empty for a study with a cohort."""
         return self._parts
 
     @property
     def no_cohort(self) -> str | None:
-        """Why the study has no cohort of its own, or None."""
+        """Reason why the study has no cohort of its own, or None."""
         if not self._parts:
             return None
         return f"The patients come from the studies {self.train} (to train on) and {self.test} (to be tested on)."
 
     @property
     def tables(self) -> dict[str, FeatureTable]:
-        """Feature tables by name; of external validation those of the training study that are compared."""
+        """Feature tables by name; in external validation those of the training study that are compared."""
         if not self._parts:
             return self.features
         theirs = self._parts["train"].features
         return {name: theirs[name] for name in [*self.encoders, *(self.controls or [])] if name in theirs}
 
-    def _offered(self) -> dict[str, str]:
-        """What the study can lend to external validation, by name: what kind of features it is."""
-        controls = TILE_CONTROLS if self.controls is None else self.controls
-        return dict.fromkeys([*self.encoders, *controls], "an encoder") | dict.fromkeys(self.features, "a table")
-
     @property
     def fused(self) -> list[str]:
-        """Encoders and features tables that are fused."""
+        """Encoders and feature tables of the fusion."""
         return [*self.encoders, *self.features] if self.fusion == "all" else self.fusion
 
     @property
     def streamed(self) -> bool:
-        """Whether slides are fetched one by one when they are embedded, and not kept."""
+        """Whether slides are downloaded one by one when they are embedded, and not kept."""
         return isinstance(self.cohort, GdcCohort) and self.cohort.stream
 
     @property
     def study_yaml(self) -> Path:
-        """The file that it was read from."""
+        """The file that the study was read from."""
         return self._yaml
 
 
 def studies() -> list[str]:
-    """Names of all studies that have a study.yaml."""
+    """List the names of all studies that have a study.yaml."""
     return sorted({path.parent.name for root in _roots() for path in root.glob("*/study.yaml")})
 
 
@@ -259,13 +236,59 @@ def _roots() -> list[Path]:
 
 
 def _find(name: str) -> Path:
-    for root in _roots():
-        path = root / name / "study.yaml"
-        if re.fullmatch(r"[\w.-]+", name) and path.exists():
+    found = [root / name / "study.yaml" for root in _roots() if SAFE_ID.fullmatch(name)]
+    for path in found:
+        if path.exists():
             return path
-    close = difflib.get_close_matches(name, studies(), n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
     raise StudyError(
         f"There is no study {name!r}.",
-        f"{hint}Studies: {', '.join(studies())}. To add one, write {data_root()}/<name>/study.yaml.",
+        f"Studies: {', '.join(studies())}. To add one, write {data_root()}/<name>/study.yaml.",
     )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # OSError for a folder, ValueError for text that is not UTF-8 and numbers of thousands of digits.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise StudyError(f"{path} is not valid YAML: {str(error)[:500]}.", "Save it as UTF-8 text.") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} holds no study.", "It needs at least `title` and `cohort`; see data/README.md.")
+    return content
+
+
+def _external(path: Path, name: str, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Study]]:
+    """Complete the content of an external study with the settings that follow from its two studies."""
+    roles = {role: content[role] for role in ("train", "test")}
+    if len({name, *roles.values()}) < 3:
+        raise StudyError(f"{path}: `train` and `test` are {' and '.join(roles.values())}.", "Name two other studies.")
+    for part in roles.values():
+        if {"train", "test"} & set(_read_yaml(_find(part))):
+            raise StudyError(f"{path} names {part}, which has no cohort of its own.", "Name a study that has one.")
+    folds, features = content.get("folds") or {}, content.get("features") or []
+    encoders = content.get("encoders") or []
+    if misplaced := sorted(map(str, set(content) - EXTERNAL)):
+        raise StudyError(f"{path} gives {', '.join(misplaced)} beside `train` and `test`.", "Give it in these studies.")
+    if not isinstance(folds, dict) or set(folds) - {"seed"}:
+        raise StudyError(f"{path}: `folds` beside `train` and `test` can have a `seed` only.", "Leave out the rest.")
+    if not (isinstance(features, list) and isinstance(encoders, list)):
+        raise StudyError(
+            f"{path}: `encoders` and `features` beside `train` and `test` are lists.",
+            "List names that both studies have.",
+        )
+    parts = {role: Study.load(part) for role, part in roles.items()}
+    units = {part.expression.unit for part in parts.values()}
+    content = {"controls": ["site"]} | {key: value for key, value in content.items() if key != "features"}
+    content["encoders"] = [*encoders, *features]
+    content["folds"] = {**folds, "schemes": ["external"]}
+    content["expression"] = {"unit": units.pop() if len(units) == 1 else "as_is"}
+    return content, parts
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all strings of nested settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
