@@ -97,11 +97,11 @@ def embed(slide: Path, kind: str, n_encoders: int, n_passes: int) -> dict[str, f
     os.environ |= {"WSIBENCH_TRUST": "1", "WSIBENCH_WORKERS": "1"}
     import torch
 
+    from wsibench import tiling
     from wsibench.cohort import build as cohort
     from wsibench.core import Study
     from wsibench.embedding import embed as embedding
     from wsibench.embedding import models  # noqa: F401  (imported before the clock starts)
-    from wsibench.tiling import tiles as tiling
 
     torch.set_num_threads(1)
     cpu_ms = wall_ms = 0.0

@@ -26,8 +26,7 @@ import simplejpeg
 import tifffile
 from PIL import Image
 
-from wsibench.tiling.slides import open_slide
-from wsibench.tiling.tissue import physical_grid
+from wsibench.tiling import open_slide, physical_grid
 
 TILE_UM, WANTED_MPP, TILE_PX = 128.0, 0.5, 256
 

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from wsibench import tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, Study, read_failures
 from wsibench.embedding.feature_store import read_features
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression
-from wsibench.tiling import tiles as tiling
-from wsibench.tiling.tiles import read_tiles
+from wsibench.tiling import read_tiles
 
 pytestmark = pytest.mark.real
 CMU, TCGA = "CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"
@@ -40,7 +40,7 @@ def test_real_slides_yield_features_and_failure_rows_with_remedies(real_data, da
     assert failures["broken"].remedy
     assert "2 slides failed" in said
 
-    tiles = read_tiles(study, CMU)
+    tiles = read_tiles(study.tiles_parquet(CMU))
     assert 40 < len(tiles) < 120
     assert tiles["tissue"].min() >= study.tiles.min_tissue
     for encoder in study.encoders:
@@ -62,7 +62,7 @@ def test_a_slide_without_mpp_works_once_it_is_given(real_data, data_root):
     run(data_root, "with-mpp")
     study = Study.load("with-mpp")
     assert read_failures(study.failures_csv) == []
-    tiles = read_tiles(study, TCGA)
+    tiles = read_tiles(study.tiles_parquet(TCGA))
     assert tiles.attrs["slide_mpp"] == 0.5
     assert len(read_features(study.features_h5("texture", TCGA))[0]) == len(tiles) > 50
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from wsibench import tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import Embedding, Study, StudyError, TooManyFailures, WeightsError
@@ -20,8 +21,7 @@ from wsibench.embedding import models
 from wsibench.embedding.encoders import encoder
 from wsibench.embedding.feature_store import read_features, write_features
 from wsibench.embedding.registry import ENCODERS
-from wsibench.tiling import tiles as tiling
-from wsibench.tiling.slides import open_slide
+from wsibench.tiling import open_slide
 
 MPP = 0.5
 
@@ -76,7 +76,7 @@ def test_every_encoder_gets_every_tile_of_every_tiled_slide(study):
         ["a", "colour", 5], ["a", "texture", 5], ["b", "colour", 5], ["b", "texture", 5],
     ]  # fmt: skip
     for slide_id in "ab":
-        tiles = tiling.read_tiles(study, slide_id)
+        tiles = tiling.read_tiles(study.tiles_parquet(slide_id))
         xy = tiles[["x", "y"]].to_numpy()
         with open_slide(study.root / f"{slide_id}.svs") as slide:
             [(_, pixels)] = slide.read_tiles(xy, tile_um=112, wanted_mpp=0.5)

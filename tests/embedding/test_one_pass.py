@@ -47,7 +47,7 @@ def task(data_root, monkeypatch):
     study = Study.load("tiny")
     tiles = pd.DataFrame({"x": np.arange(N_TILES), "y": 0})
     tiles.attrs = {"tile_um": 112.0, "slide_mpp": 0.5}
-    monkeypatch.setattr(onepass, "read_tiles", lambda study, slide_id: tiles)
+    monkeypatch.setattr(onepass, "read_tiles", lambda path: tiles)
     due = [
         Due(encoder(name), None, "", Artefact(study.features_h5(name, "s"), name)) for name in ("colour", "random-vit")
     ]

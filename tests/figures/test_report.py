@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import figures
+from wsibench import figures, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cli.run import leaderboard_text
 from wsibench.cohort import build as cohort
@@ -18,7 +18,6 @@ from wsibench.core import Failure, NotReady, Study, record_failures, writing
 from wsibench.figures import plates, report, stage
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression
-from wsibench.tiling import tiles as tiling
 
 BOARD = boards.leaderboard(boards.scores())
 LOADED = re.compile(

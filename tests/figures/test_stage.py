@@ -7,10 +7,9 @@ import pytest
 import yaml
 from matplotlib.collections import PolyCollection
 
-from wsibench import figures
+from wsibench import figures, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import Study, TooManyFailures
-from wsibench.tiling import tiles as tiling
 
 BOARD = boards.leaderboard(boards.scores())
 
@@ -47,7 +46,7 @@ def study(data_root, write_svs, monkeypatch):
 
 def test_tiles_are_drawn_where_they_are(study):
     fig = figures.tissue_and_tiles(study, "b")
-    tiles = tiling.read_tiles(study, "b")
+    tiles = tiling.read_tiles(study.tiles_parquet("b"))
     collections = [c for c in fig.axes[1].collections if isinstance(c, PolyCollection)]
     squares = next(c for c in collections if len(c.get_paths()) == len(tiles))
     corners = np.array([path.vertices[0] for path in squares.get_paths()])
@@ -58,7 +57,7 @@ def test_tiles_are_drawn_where_they_are(study):
 
 
 def test_attention_is_relative_to_uniform(study):
-    tiles = tiling.read_tiles(study, "a")
+    tiles = tiling.read_tiles(study.tiles_parquet("a"))
     attention = tiles[["x", "y"]].assign(slide_id="a", patient_id="Pa", attention=1.0)
     attention.loc[3, "attention"] = 21.0
     attention["attention"] /= attention["attention"].sum()

@@ -8,6 +8,7 @@ import tifffile
 import yaml
 from trials import GENES, assembled, with_tiles, write_tables
 
+from wsibench import tiling
 from wsibench.assembly import build as assembly
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
@@ -18,7 +19,6 @@ from wsibench.regression import prediction, recipe, saved
 from wsibench.regression.fit import Job, read_patients
 from wsibench.regression.probes import PROBES, offer
 from wsibench.regression.probes.base import Patients
-from wsibench.tiling import tiles as tiling
 
 QUICK = {"seeds": 2, "epochs": 2, "embed": 8, "attention": 4, "pca": 4}
 

@@ -1,4 +1,4 @@
-"""Quality: what is painted onto clean slides is found, and clean tissue stays."""
+"""Tile quality: artefacts painted onto clean slides are found, and clean tissue is kept."""
 
 from functools import cache
 from typing import get_args
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from wsibench.cohort.simulation import histology, simulate
-from wsibench.core import TileArtefact, Tiles
+from wsibench.core import TileArtefact
 from wsibench.tiling import quality, tissue
 from wsibench.tiling.slides import open_slide
 
@@ -66,16 +66,15 @@ def blur(image: np.ndarray, sigma_um: float, rng: np.random.Generator) -> tuple[
 
 
 def tiles_of(path, drop=("pen", "blur")) -> pd.DataFrame:
-    """All tiles with tissue that wsibench would look at, indexed by place."""
-    settings = Tiles(tile_um=TILE_UM, max_tiles=10_000, drop=list(drop))
-    with open_slide(path, slide_mpp=MPP) as slide:
-        found = tissue.find_tiles(slide, settings)
-        found = tissue.choose_tiles(slide, found, settings, rng=np.random.default_rng(0), max_bad=0)
+    """All tissue tiles of a slide, indexed by row and column."""
+    with open_slide(path, MPP) as slide:
+        found = tissue.find_tiles(slide, tile_um=TILE_UM)
+        found = tissue.choose_tiles(slide, found, max_tiles=10_000, drop=drop, rng=np.random.default_rng(0), max_bad=0)
     return found.set_index(["row", "col"])
 
 
 def rates(write_svs, image, marked, painted, least: float) -> tuple[int, float, float]:
-    """How many tiles are painted, the share of them that is not kept, the share of untouched ones that is lost."""
+    """Number of painted tiles, share of them that is dropped, and share of unpainted tiles that is dropped."""
     before = tiles_of(write_svs(image, MPP, name="clean.svs", subsampling="420", quality=85), drop=())
     after = tiles_of(write_svs(marked, MPP, name="marked.svs", subsampling="420", quality=85))
     side = TILE_UM / MPP
@@ -125,7 +124,7 @@ def test_real_slides_keep_their_tissue(real_data, name):
     assert tiles_of(real_data / "slides" / name).kept.mean() >= 0.98
 
 
-def test_a_fold_edges_and_a_bubble_are_told_apart(write_svs):
+def test_folds_edges_and_bubbles_are_distinguished(write_svs):
     image = simulated(1)
     height, width = image.shape[:2]
     clean = tiles_of(write_svs(image, MPP), drop=())
@@ -147,7 +146,7 @@ def test_a_fold_edges_and_a_bubble_are_told_apart(write_svs):
     assert not clean.artefacts.str.contains("bubble").any()
 
 
-def test_dropping_is_what_the_study_says(write_svs):
+def test_only_the_named_artefacts_are_dropped(write_svs):
     image = simulated(0)
     path = write_svs(draw_pen(image, "green", np.random.default_rng(0))[0], MPP)
     kept, dropped = tiles_of(path, drop=()), tiles_of(path, drop=("pen",))
@@ -167,5 +166,5 @@ def test_sharpness_does_not_depend_on_the_slide_s_resolution(write_svs):
     assert np.isnan(quality.sharpness(np.zeros((2, 50, 50, 3), np.uint8), 112)).all()
 
 
-def test_every_artefact_of_a_study_has_its_flag():
+def test_every_artefact_of_the_settings_has_a_flag():
     assert set(quality.FLAGS) == set(get_args(TileArtefact))

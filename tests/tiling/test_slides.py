@@ -1,4 +1,4 @@
-"""Slides: true resolution, physical truth of what is read, and refusals that say how to mend them."""
+"""Opening slides: true resolution, physical size of what is read, and errors with remedies."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def line_centres(tile: np.ndarray) -> list[float]:
 
 @pytest.mark.parametrize("mpp", [0.2465, 0.2508, 0.4990, 0.5015])
 @pytest.mark.parametrize("wanted_mpp", [0.25, 0.5])
-def test_ruler_has_the_same_length_in_tiles_of_every_slide(write_svs, mpp, wanted_mpp):
+def test_a_ruler_has_the_same_length_at_every_resolution(write_svs, mpp, wanted_mpp):
     ruler_um, tile_um = 56.0, 112.0
     path = write_svs(bars(ruler_um, mpp), mpp)
     with open_slide(path) as slide:
@@ -43,7 +43,7 @@ def test_ruler_has_the_same_length_in_tiles_of_every_slide(write_svs, mpp, wante
     assert abs(left - 30.5 / tile_um * px) <= 0.5
 
 
-def test_tiles_far_along_the_slide_start_where_they_should(write_svs):
+def test_positions_are_exact_far_along_the_slide(write_svs):
     mpp, tile_um, index = 0.2465, 20.0, 70
     image = np.full((300, 6000, 3), GLASS, np.uint8)
     start = index * tile_um / mpp
@@ -57,7 +57,7 @@ def test_tiles_far_along_the_slide_start_where_they_should(write_svs):
     assert (coarse[:, 1:] < 100).all()  # its first pixel may straddle the step, no other
 
 
-def test_outside_the_slide_is_white(write_svs):
+def test_pixels_outside_the_slide_are_white(write_svs):
     path = write_svs(np.full((300, 300, 3), 100, np.uint8), 0.5)
     with open_slide(path) as slide:
         (_, (tile,)), *_ = slide.read_tiles(np.array([[200, 200]]), tile_um=100, wanted_mpp=0.5)
@@ -67,7 +67,7 @@ def test_outside_the_slide_is_white(write_svs):
     assert (tile[:, 100:] == 255).all()
 
 
-def test_levels_know_their_true_downsample(write_svs):
+def test_levels_have_their_true_downsample(write_svs):
     path = write_svs(np.full((1003, 2007, 3), 200, np.uint8), 0.25, downsamples=(1, 4))
     with open_slide(path) as slide:
         assert slide.level_downsample == (1, 4)
@@ -78,7 +78,7 @@ def test_levels_know_their_true_downsample(write_svs):
     assert [at.mpp for at in found] == pytest.approx([0.25, 0.25, 0.5, 0.5, 1, 2, 8])
 
 
-def test_thumbnail_averages_and_tells_its_resolution(write_svs):
+def test_thumbnail_averages_areas_and_returns_its_resolution(write_svs):
     image = np.full((1000, 1500, 3), 250, np.uint8)
     image[400:600, 300:900] = (120, 40, 160)
     path = write_svs(image, 0.25)
@@ -104,10 +104,10 @@ def test_batches_cover_all_tiles_in_order(write_svs):
             np.testing.assert_array_equal(tile, one[tuple(xy[index])])
 
 
-def test_given_mpp_wins_and_an_assumed_one_only_fills_in(write_svs):
+def test_given_mpp_overrides_the_file_and_assumed_mpp_does_not(write_svs):
     image = np.full((300, 300, 3), 100, np.uint8)
     stated, silent = write_svs(image, 0.25, name="stated.svs"), write_svs(image, None, name="silent.svs")
-    assert open_slide(stated, slide_mpp=0.5, assumed_mpp=1).slide_mpp == 0.5
+    assert open_slide(stated, 0.5, assumed_mpp=1).slide_mpp == 0.5
     assert open_slide(stated, assumed_mpp=1).slide_mpp == 0.25
     assert open_slide(silent, assumed_mpp=1).slide_mpp == 1
     with pytest.raises(SlideError, match=r"does not say its resolution.*`mpp` column to slides\.csv"):
@@ -115,12 +115,12 @@ def test_given_mpp_wins_and_an_assumed_one_only_fills_in(write_svs):
 
 
 @pytest.mark.parametrize("mpp", [0.0005, 0.04, 5.5, 353.0])
-def test_implausible_mpp_is_refused_wherever_it_comes_from(write_svs, mpp):
+def test_implausible_mpp_is_refused(write_svs, mpp):
     image = np.full((300, 300, 3), 100, np.uint8)
     with pytest.raises(SlideError, match="implausible"):
         open_slide(write_svs(image, mpp))
     with pytest.raises(SlideError, match="implausible"):
-        open_slide(write_svs(image, 0.5), slide_mpp=mpp)
+        open_slide(write_svs(image, 0.5), mpp)
 
 
 def test_pixels_that_are_not_square_are_refused(tmp_path):
@@ -130,10 +130,10 @@ def test_pixels_that_are_not_square_are_refused(tmp_path):
     tifffile.imwrite(path, image, tile=(256, 256), photometric="rgb", resolution=per_cm, resolutionunit="CENTIMETER")
     with pytest.raises(SlideError, match="not square"):
         open_slide(path)
-    assert open_slide(path, slide_mpp=0.26).slide_mpp == 0.26
+    assert open_slide(path, 0.26).slide_mpp == 0.26
 
 
-def test_what_is_no_slide_says_so(tmp_path):
+def test_files_that_are_no_slides_are_refused(tmp_path):
     with pytest.raises(SlideError, match=r"does not exist.*slides\.csv"):
         open_slide(tmp_path / "nowhere.svs")
     (tmp_path / "text.svs").write_text("not a slide")
@@ -150,7 +150,7 @@ def test_what_is_no_slide_says_so(tmp_path):
         ((600, 600, 4), np.uint8, "rgb", "8-bit RGBA"),
     ],
 )
-def test_images_that_are_not_8_bit_rgb_say_what_they_are(tmp_path, shape, dtype, photometric, kind):
+def test_images_other_than_8_bit_rgb_are_refused(tmp_path, shape, dtype, photometric, kind):
     path = tmp_path / "slide.svs"
     tifffile.imwrite(
         path,
@@ -165,12 +165,38 @@ def test_images_that_are_not_8_bit_rgb_say_what_they_are(tmp_path, shape, dtype,
         open_slide(path)
 
 
+def patch_tag(path, name: str, byte: int, value: int) -> None:
+    """Overwrite one byte of a tag's 12-byte entry in the first page of a TIFF."""
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].tags[name].offset
+    content = bytearray(path.read_bytes())
+    content[offset + byte] = value
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("tag", "dtype"), [("SamplesPerPixel", 1), ("TileByteCounts", 16)])
+def test_a_damaged_header_is_a_slide_error(write_svs, tag, dtype):
+    path = write_svs(np.full((600, 600, 3), 200, np.uint8), 0.5)
+    patch_tag(path, tag, 2, dtype)  # its readers raise TypeError and MemoryError
+    with pytest.raises(SlideError, match=r"slide\.svs cannot be opened.*Fetch or export the file again"):
+        open_slide(path)
+
+
+def test_a_header_that_states_more_pixels_than_the_file_holds_is_refused(write_svs):
+    path = write_svs(np.full((600, 600, 3), 200, np.uint8), 0.5)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["ImageWidth"].overwrite(1_000_000)
+        tiff.pages[0].tags["ImageLength"].overwrite(2800)
+    with pytest.raises(SlideError, match=r"states 1000000 × 2800 px and holds 9 of 42977 file tiles"):
+        open_slide(path)
+
+
 @pytest.mark.real
 def test_real_slides(real_data):
     with open_slide(real_data / "slides/CMU-1-Small-Region.svs") as slide:
         assert slide.slide_mpp == pytest.approx(0.499)
         assert slide.tile_px(112, 0.5) == 224
-    with open_slide(real_data / "slides/TCGA-CR-7395-01A-01-TS1.svs", slide_mpp=0.5) as slide:
+    with open_slide(real_data / "slides/TCGA-CR-7395-01A-01-TS1.svs", 0.5) as slide:
         assert slide.level_downsample == (1, 2)
         (_, (tile,)), *_ = slide.read_tiles(np.array([[2000, 1600]]), tile_um=112, wanted_mpp=1.0)
         assert tile.shape == (112, 112, 3)

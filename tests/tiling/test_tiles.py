@@ -1,12 +1,12 @@
-"""Tiling: every slide of a study, made once, its failures listed with their remedies."""
+"""The tiling stage: every slide of a study is tiled once, and failures are listed with their remedies."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from wsibench import tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import NotReady, Study, TooManyFailures, read_failures
-from wsibench.tiling import tiles as tiling
 
 GLASS, TISSUE = (243, 242, 245), (196, 120, 170)
 
@@ -59,7 +59,7 @@ def test_tile_slides_end_to_end(study):
     assert table.loc["A", ["n_tissue_tiles", "n_tiles"]].tolist() == [64, 20]
     assert table.loc["A", ["slide_mpp", "width_um", "height_um"]].tolist() == [0.5, 800, 800]
     assert tiling.tiled_slides(made) == ["A"]
-    tiles = tiling.read_tiles(made, "A")
+    tiles = tiling.read_tiles(made.tiles_parquet("A"))
     floats = dict.fromkeys(["tissue", "pen", "fold", "edge", "bubble", "sharpness"], "float32")
     numbers = dict.fromkeys(["x", "y", "row", "col"], "int64")
     assert tiles.dtypes.astype(str).to_dict() == {**numbers, **floats, "artefacts": "object", "kept": "bool"}
@@ -69,15 +69,15 @@ def test_tile_slides_end_to_end(study):
     assert sorted(rows) == ["B", "C"]
     assert "mpp" in rows["B"].remedy
     with pytest.raises(NotReady, match="B has no tiles"):
-        tiling.read_tiles(made, "B")
+        tiling.read_tiles(made.tiles_parquet("B"))
 
 
-def test_mpp_from_the_table_mends_a_slide(study):
+def test_mpp_of_the_sample_table_is_used(study):
     made = study({"B": (specimen(), None)}, mpp_column={"B": "0.25"}, tiles={"tile_um": 50})
     assert tiling.tile_slides(made).slide_mpp.tolist() == [0.25]
 
 
-def test_nothing_is_made_twice_and_a_setting_makes_it_due(study):
+def test_tiles_are_made_once_and_again_after_a_setting_changes(study):
     slides = {"A": (specimen(), 0.5)}
     made = study(slides, tiles={"tile_um": 50})
     assert [artefact.due() for artefact in tiling.expected(made)] == ["missing"]
@@ -97,12 +97,12 @@ def test_too_many_failures_stop_the_stage(study):
     assert made.tiles_parquet("A").exists()
 
 
-def test_damaged_tissue_is_counted_and_never_taken_for_glass(study, flip_bytes):
+def test_damaged_tissue_is_counted_and_not_mistaken_for_glass(study, flip_bytes):
     made = study({"A": (specimen(), 0.5)}, tiles={"tile_um": 32}, limits={"bad_tiles": 0.3})
     flip_bytes(made.root / "A.svs", [16, 17])  # of 7 × 7 file tiles: x 512 to 1024, y 512 to 768
     cohort.build(made)
     table = tiling.tile_slides(made)
-    tiles = tiling.read_tiles(made, "A")
+    tiles = tiling.read_tiles(made.tiles_parquet("A"))
     hit = (tiles.x + 64 > 512) & (tiles.x < 1024) & (tiles.y + 64 > 512) & (tiles.y < 768)
     assert not hit.any()
     assert table.n_damaged.tolist() == [8 * 4]

@@ -1,4 +1,4 @@
-"""Tissue: found where it is and nowhere else, on a physical grid, sampled the same every time."""
+"""Tissue detection, the physical grid of tiles, and their random choice."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsibench.core import SlideError, Tiles
+from wsibench.core import SlideError
 from wsibench.tiling import tissue
 from wsibench.tiling.slides import open_slide
 
@@ -86,10 +86,10 @@ def test_area_share_is_exact(seed, x, y, side):
 # Tiles of a slide
 
 
-def test_tiles_lie_on_tissue_with_the_right_share(write_svs):
+def test_tiles_cover_the_tissue_and_nothing_else(write_svs):
     path = write_svs(specimen(), 0.5, downsamples=(1, 4))
     with open_slide(path) as slide:
-        tiles = tissue.find_tiles(slide, Tiles(tile_um=50.0, min_tissue=0.5))
+        tiles = tissue.find_tiles(slide, tile_um=50.0, min_tissue=0.5)
     # Tissue is 200 to 600 µm on both axes: tiles 4 to 11 of 50 µm.
     assert set(tiles.col) == set(tiles.row) == set(range(4, 12))
     assert len(tiles) == 64
@@ -97,7 +97,7 @@ def test_tiles_lie_on_tissue_with_the_right_share(write_svs):
     assert tiles.attrs["tissue_mm2"] == pytest.approx(0.16, rel=0.05)
 
 
-def test_a_blank_slide_a_small_slide_and_a_speck_say_so(write_svs):
+def test_blank_small_and_nearly_blank_slides_are_refused_with_the_reason(write_svs):
     glass = np.full((800, 800, 3), GLASS, np.uint8)
     cases = [
         (glass, "No tissue was found"),
@@ -106,12 +106,12 @@ def test_a_blank_slide_a_small_slide_and_a_speck_say_so(write_svs):
     ]
     for index, (image, message) in enumerate(cases):
         with open_slide(write_svs(image, 0.5, name=f"{index}.svs")) as slide, pytest.raises(SlideError, match=message):
-            tissue.find_tiles(slide, Tiles())
+            tissue.find_tiles(slide)
 
 
-def test_a_slide_of_one_tile_has_one(write_svs):
+def test_a_slide_the_size_of_one_tile_has_one_tile(write_svs):
     with open_slide(write_svs(specimen((224, 224), (0, 0, 224, 224)), 0.5)) as slide:
-        assert tissue.find_tiles(slide, Tiles())[["x", "y"]].to_numpy().tolist() == [[0, 0]]
+        assert tissue.find_tiles(slide)[["x", "y"]].to_numpy().tolist() == [[0, 0]]
 
 
 @pytest.fixture
@@ -124,12 +124,11 @@ def plain_slide(write_svs):
 
 
 def test_sampling_is_deterministic_ordered_and_even(plain_slide):
-    settings = Tiles(tile_um=28.0, max_tiles=100)
-    tiles = tissue.find_tiles(plain_slide, settings)
+    tiles = tissue.find_tiles(plain_slide, tile_um=28.0)
     assert len(tiles) == 400
 
     def draw(seed):
-        return tissue.choose_tiles(plain_slide, tiles, settings, rng=np.random.default_rng(seed), max_bad=0)
+        return tissue.choose_tiles(plain_slide, tiles, max_tiles=100, rng=np.random.default_rng(seed), max_bad=0)
 
     drawn = draw(0)
     pd.testing.assert_frame_equal(drawn, draw(0))
@@ -143,7 +142,7 @@ def test_sampling_is_deterministic_ordered_and_even(plain_slide):
 @pytest.mark.real
 def test_real_slide_yields_tiles_on_tissue_only(real_data):
     with open_slide(real_data / "slides/CMU-1-Small-Region.svs") as slide:
-        tiles = tissue.find_tiles(slide, Tiles(tile_um=56.0))
+        tiles = tissue.find_tiles(slide, tile_um=56.0)
         xy = tiles[["x", "y"]].to_numpy()
         pixels = np.concatenate([batch for _, batch in slide.read_tiles(xy, tile_um=56.0, wanted_mpp=0.5)])
     saturation = np.array([cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)[..., 1].mean() for tile in pixels])
@@ -153,6 +152,6 @@ def test_real_slide_yields_tiles_on_tissue_only(real_data):
 
 @pytest.mark.real
 def test_real_jpeg2000_slide_is_mostly_tissue(real_data):
-    with open_slide(real_data / "slides/TCGA-CR-7395-01A-01-TS1.svs", slide_mpp=0.5) as slide:
-        tiles = tissue.find_tiles(slide, Tiles())
+    with open_slide(real_data / "slides/TCGA-CR-7395-01A-01-TS1.svs", 0.5) as slide:
+        tiles = tissue.find_tiles(slide)
     assert 150 <= len(tiles) <= 230

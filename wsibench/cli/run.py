@@ -44,7 +44,7 @@ class Stage:
 
 STAGES = (
     Stage("01_cohort", "cohort.build"),
-    Stage("02_tiling", "tiling.tiles"),
+    Stage("02_tiling", "tiling"),
     Stage("03_embedding", "embedding.embed"),
     Stage("04_assembly", "assembly.build"),
     Stage("05_regression", "regression.fit"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from wsibench import tiling
 from wsibench.cohort.build import read_cohort
 from wsibench.core import (
     Artefact,
@@ -31,7 +32,6 @@ from wsibench.embedding.encoders import tile_encoders
 from wsibench.embedding.foreign import foreign_file, foreign_identity
 from wsibench.embedding.one_pass import Due, Ready, Task, make_features
 from wsibench.embedding.registry import Encoder
-from wsibench.tiling import tiles as tiling
 
 FORMAT = 1
 STAGE = "embedding"
@@ -137,7 +137,7 @@ def _tasks(study: Study, ready: list[Ready]) -> Iterator[Task]:
     untiled = {row.slide_id for row in failures if row.stage == "tiling"}
     mpp = wanted_mpp(study)
     # Streamed slides are tiled in the same pass: their tiles' keys are known, the tiles not yet there.
-    streamed = tiling.keys(study) if study.streamed else {}
+    streamed = {task.slide_id: task.artefact.key for task in tiling.tasks(study)} if study.streamed else {}
     embedded = [each for each in ready if each.encoder.loader != "import"]
     if embedded and _without_slides(study):
         raise StudyError(

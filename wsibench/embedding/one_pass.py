@@ -22,8 +22,7 @@ from wsibench.core import Artefact, Study, writing
 from wsibench.embedding.feature_store import write_features
 from wsibench.embedding.foreign import foreign_file, read_foreign
 from wsibench.embedding.registry import Encoder
-from wsibench.tiling.slides import open_slide
-from wsibench.tiling.tiles import read_tiles, tile_slide
+from wsibench.tiling import open_slide, read_tiles, tasks, tile_slide
 
 BATCH = 64
 """Tiles decoded at a time."""
@@ -123,7 +122,9 @@ def _at_hand(task: Task) -> Iterator[None]:
     from wsibench.cohort.gdc.acquire import fetched  # and with it a client that other cohorts never need
 
     with fetched(task.study, task.path.name):
-        tile_slide(task.study, task.slide_id)
+        [tiling] = [one for one in tasks(task.study) if one.slide_id == task.slide_id]
+        if tiling.artefact.due():
+            tile_slide(tiling)
         yield
 
 
@@ -133,12 +134,12 @@ def _embed(task: Task, device: str) -> int:
     models = [_load(due, task.study, device) for due in task.due]
     # One batch at a time on a CUDA device; statistics are computed beside it.
     guards = [_lock(device) if device != "cpu" and due.encoder.needs_device else nullcontext() for due in task.due]
-    tiles = read_tiles(task.study, task.slide_id)
+    tiles = read_tiles(task.study.tiles_parquet(task.slide_id))
     xy = tiles[["x", "y"]].to_numpy()
     tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
     features: list[np.ndarray] = [np.empty((0, due.encoder.dim or 0), np.float16) for due in task.due]
     decoded = np.zeros(len(xy), bool)
-    with open_slide(task.path, slide_mpp=slide_mpp) as slide:
+    with open_slide(task.path, slide_mpp) as slide:
         px = slide.tile_px(tile_um, task.wanted_mpp)
         batches = slide.read_tiles(
             xy,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import figures
+from wsibench import figures, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
@@ -17,7 +17,6 @@ from wsibench.figures.style import number, per_cent, primary_scheme, probe_name,
 from wsibench.ranking import caveats
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression
-from wsibench.tiling import tiles as tiling
 
 FORMAT = 4
 TEMPLATES = Path(__file__).parent / "templates"

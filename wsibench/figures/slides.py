@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 from wsibench.cohort.build import read_cohort
 from wsibench.core import SlideError, Study
 from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, described, new_figure, styled
-from wsibench.tiling.slides import Slide, open_slide
-from wsibench.tiling.tiles import read_tiles
-from wsibench.tiling.tissue import MASK_MPP, tissue_mask
+from wsibench.tiling import MASK_MPP, Slide, open_slide, read_tiles, tissue_mask
 
 OUTLINE, SQUARE, LEFT_OUT = "#00441b", "#0072B2", "#D55E00"
 SHOWN_PX = 900
@@ -90,7 +88,7 @@ def tissue_and_tiles(study: Study, slide_id: str) -> Figure:
     NotReady
         When the slide has not been tiled.
     """
-    tiles = read_tiles(study, slide_id, dropped=True)
+    tiles = read_tiles(study.tiles_parquet(slide_id), dropped=True)
     kept, dropped = tiles[tiles["kept"]], tiles[~tiles["kept"]]
     fig = _side_by_side(tiles)
     left, right = fig.subplots(1, 2)
@@ -128,7 +126,7 @@ def tile_gallery(study: Study, slide_ids: str | Sequence[str], *, n: int = 24) -
     slides = [slide_ids] if isinstance(slide_ids, str) else list(slide_ids)
     columns = 8 if len(slides) == 1 else max(1, min(12, n // len(slides)))
     per_slide = n if len(slides) == 1 else columns
-    shown = {slide_id: _spread(read_tiles(study, slide_id), per_slide) for slide_id in slides}
+    shown = {slide_id: _spread(read_tiles(study.tiles_parquet(slide_id)), per_slide) for slide_id in slides}
     heights = [-(-len(tiles) // columns) for tiles in shown.values()]
     fig = new_figure(PAGE_MM, sum(heights) * PAGE_MM / columns + 5 * len(slides))
     axes = fig.subplots(len(slides), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -155,7 +153,7 @@ def slide_attention(study: Study, attention: pd.DataFrame, slide_id: str, *, lab
     n
         Tiles shown at either end.
     """
-    tiles = read_tiles(study, slide_id)
+    tiles = read_tiles(study.tiles_parquet(slide_id))
     # Attention sums to 1 over all tiles of a patient: divided by their mean, 1 is what all alike would get.
     relative = attention["attention"] / attention.groupby("patient_id")["attention"].transform("mean")
     shown = attention.assign(relative=relative)[["slide_id", "x", "y", "relative"]]
@@ -204,9 +202,9 @@ def short(slide_id: str, longest: int = LONGEST_ID) -> str:
 def _open(study: Study, slide_id: str, tiles: pd.DataFrame | None = None) -> Slide:
     row = read_cohort(study).set_index("slide_id").loc[slide_id]
     if tiles is not None:
-        return open_slide(row["path"], slide_mpp=tiles.attrs["slide_mpp"])
+        return open_slide(row["path"], tiles.attrs["slide_mpp"])
     given = float(row["mpp"]) if row["mpp"] else None
-    return open_slide(row["path"], slide_mpp=given, assumed_mpp=study.tiles.slide_mpp)
+    return open_slide(row["path"], given, assumed_mpp=study.tiles.slide_mpp)
 
 
 def _picture(ax: Axes, slide: Slide, longest_px: int, *, alpha: float = 1) -> tuple[float, float]:

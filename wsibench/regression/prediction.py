@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsibench import tiling
 from wsibench.assembly.pooling import from_table, pooled
 from wsibench.cohort import build as cohort
 from wsibench.core import (
@@ -32,7 +33,6 @@ from wsibench.regression import recipe
 from wsibench.regression.probes import offer
 from wsibench.regression.probes.base import Patients
 from wsibench.regression.saved import Saved
-from wsibench.tiling import tiles as tiling
 
 if TYPE_CHECKING:
     from anndata import AnnData

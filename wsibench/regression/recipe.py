@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from wsibench import tiling
 from wsibench.assembly.build import read_exclusions
 from wsibench.assembly.pooling import from_table
 from wsibench.cohort.build import read_cohort
@@ -18,7 +19,6 @@ from wsibench.core import Embedding, FitError, Study, Tiles, read_meta
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.encoders import PATIENT_LEVEL, encoder, tile_encoders
 from wsibench.embedding.registry import ENCODERS, Encoder
-from wsibench.tiling import tiles as tiling
 
 SECTIONS = {"tiles": Tiles(), "embedding": Embedding()}
 """Sections of study.yaml that decide features, as they are when nothing is said."""

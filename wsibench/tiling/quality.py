@@ -1,6 +1,6 @@
-"""What spoils a tile: pen, folds, tissue edges, bubbles and blur, by cheap measures with stated limits.
+"""Tile artefacts: pen, folds, tissue edges, bubbles and blur, by cheap measures with fixed limits.
 
-All but blur are read off the thumbnail on which tissue is found; blur needs pixels of 1 µm.  Optical
+All but blur are measured on the thumbnail on which tissue is found; blur needs pixels of 1 µm. Optical
 density is −log10(intensity / 255), proportional to the amount of stain (Beer and Lambert).
 """
 
@@ -11,35 +11,35 @@ import numpy as np
 import pandas as pd
 
 SHARPNESS_MPP = 1.0
-"""µm/px at which sharpness is measured, whatever the slide's own."""
+"""µm/px at which sharpness is measured on every slide."""
 RED_BLOCKED = 0.7
-"""Optical density in red that no H&E stain reaches over 8 µm, but black, blue and green markers do."""
+"""Optical density in red above which a pixel at 8 µm/px is ink: no H&E stain reaches it, markers do."""
 GREEN_OVER_RED = 5
 """Grey levels by which green exceeds red in blue and green ink; H&E absorbs green most."""
 BLUE_BLOCKED, BLUE_TO_GREEN = 0.75, 0.75
-"""Optical density in blue, and its ratio to green's, of red ink; eosin hardly absorbs blue."""
+"""Minimum optical density in blue, and its ratio to green's, of red ink; eosin hardly absorbs blue."""
 FOLD_DENSITY = 1.6
-"""Optical density relative to the slide's median tissue: a fold is tissue twice.
+"""Minimum optical density of a fold, relative to the slide's median tissue; a fold is two layers.
 
-The coarsest of these measures: thick keratin or crowded nuclei in pale tissue pass for folds as well.
+The least specific of these measures: thick keratin or crowded nuclei in pale tissue exceed it as well.
 """
 GREY_SATURATION, GREY_BELOW_GLASS = 25, 30
-"""Saturation under which, and levels below the glass from which, a pixel is a bubble's rim or dust."""
+"""Maximum saturation, and minimum grey levels below glass, of a bubble's rim or dust."""
 INKED = 15
-"""Least saturation (of 255) of coloured ink."""
+"""Minimum saturation (of 255) of coloured ink."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """When a measure makes a tile an artefact."""
+    """A limit on a measured column beyond which a tile shows an artefact."""
 
     column: str
     limit: float
     above: bool
-    """Whether values above the limit are bad, or those below."""
+    """True if values above the limit are artefacts, False if values below are."""
 
     def of(self, tiles: pd.DataFrame) -> np.ndarray:
-        """bool (n,); a tile that was not measured (NaN) is not flagged."""
+        """Return a bool (n,) mask of the flagged tiles; unmeasured tiles (NaN) are not flagged."""
         values = tiles[self.column].to_numpy()
         return values > self.limit if self.above else values < self.limit
 
@@ -54,7 +54,7 @@ FLAGS: dict[str, Flag] = {
 
 
 def ink(thumbnail: np.ndarray) -> np.ndarray:
-    """Black, blue, green and red marker.
+    """Detect black, blue, green and red marker.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def ink(thumbnail: np.ndarray) -> np.ndarray:
 
 
 def masks(thumbnail: np.ndarray, tissue: np.ndarray, tile_px: float) -> dict[str, np.ndarray]:
-    """Where a slide has pen, folds, glass outside the tissue, and bubbles.
+    """Segment pen, folds, glass outside the tissue, and bubbles.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def masks(thumbnail: np.ndarray, tissue: np.ndarray, tile_px: float) -> dict[str
     tissue
         bool (height, width).
     tile_px
-        Side of a tile on the thumbnail: smaller pieces of glass are lumens, not the outside.
+        Side of a tile on the thumbnail, in px: smaller pieces of glass are lumens, not background.
 
     Returns
     -------
@@ -106,35 +106,35 @@ def masks(thumbnail: np.ndarray, tissue: np.ndarray, tile_px: float) -> dict[str
 
 
 def sharpness(tiles: np.ndarray, tile_um: float) -> np.ndarray:
-    """Variance of the Laplacian of grey, at 1 µm/px.
+    """Variance of the Laplacian of the grey image at 1 µm/px.
 
-    A defocus of σ = 2 µm brings H&E from several hundred to under 70 grey levels².
+    A defocus of σ = 2 µm lowers it on H&E from several hundred to under 70 grey levels².
 
     Parameters
     ----------
     tiles
         uint8 (n, px, px, 3), RGB.
     tile_um
-        Their side in µm.
+        Side of a tile in µm.
 
     Returns
     -------
     ndarray
-        float32 (n,); NaN for tiles whose pixels are too coarse to tell.
+        float32 (n,); NaN for tiles decoded too coarsely to measure it.
     """
     px = round(tile_um / SHARPNESS_MPP)
     if tiles.shape[1] < 0.9 * px:
         return np.full(len(tiles), np.nan, np.float32)
-    found = []
+    variances = []
     for tile in tiles:
         grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY)
         grey = cv2.resize(grey, (px, px), interpolation=cv2.INTER_AREA)
-        found.append(cv2.Laplacian(grey, cv2.CV_32F).var())
-    return np.array(found, np.float32)
+        variances.append(cv2.Laplacian(grey, cv2.CV_32F).var())
+    return np.array(variances, np.float32)
 
 
 def flags(tiles: pd.DataFrame) -> pd.DataFrame:
-    """Which artefacts each tile shows: a bool column for each of `FLAGS`."""
+    """Return one bool column for each of `FLAGS`: the tiles that show the artefact."""
     return pd.DataFrame({name: flag.of(tiles) for name, flag in FLAGS.items()}, index=tiles.index)
 
 
@@ -143,14 +143,14 @@ def _smooth(thumbnail: np.ndarray) -> np.ndarray:
 
 
 def _density(image: np.ndarray) -> np.ndarray:
-    """Optical density, float32, by channel."""
+    """Optical density of each channel, float32."""
     table = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
     return table[image]
 
 
 def _large(mask: np.ndarray, area: float) -> np.ndarray:
-    """The connected parts of a mask that have at least `area` pixels."""
+    """Keep the connected components of a mask that have at least `area` pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     keep = stats[:, cv2.CC_STAT_AREA] >= area
-    keep[0] = False  # label 0 is what lies outside the mask
+    keep[0] = False  # label 0 is the background
     return keep[labels]

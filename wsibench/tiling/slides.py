@@ -1,4 +1,4 @@
-"""Open a slide, know its true resolution, read physical fields of view from it."""
+"""Open a whole-slide image at its true resolution and read squares of a physical size from it."""
 
 import math
 from collections.abc import Iterator
@@ -17,67 +17,86 @@ from wsibench.core import SlideError
 from wsibench.tiling.tiff_decoder import file_tiles
 
 MPP_TOLERANCE = 0.02
-"""A level this much coarser than wanted still serves; pixels this much off square are still square."""
+"""Relative tolerance: a level may be this much coarser than wanted, and pixels this much off square."""
 MPP_RANGE = (0.05, 5.0)
-"""µm/px of level 0 outside of which a stated resolution is taken for a mistake (72 dpi, mm for µm)."""
+"""Plausible µm/px of level 0; anything else is a mistake in the file (72 dpi, mm for µm)."""
 MAX_BAD = 0.05
-"""Share of a slide's tiles that may be undecodable before the slide counts as failed."""
+"""Default share of a slide's tiles that may be undecodable before the slide fails."""
 PLAIN_TIFF = ("aperio", "generic-tiff")
-"""Formats (OpenSlide's names) in which a level is one TIFF page, without overlaps or gaps."""
+"""OpenSlide's names of formats in which a level is one TIFF page, without overlaps or gaps."""
 GIVE_MPP = "Add an `mpp` column to slides.csv (or tiles.slide_mpp in study.yaml), in µm/px of the full resolution."
 BLOCK_PX = 2048
-"""Side of the blocks a thumbnail is made from, so that no level is ever held whole."""
+"""Side of the blocks that a thumbnail is read in, to bound memory."""
 
 
-def open_slide(path: Path | str, *, slide_mpp: float | None = None, assumed_mpp: float | None = None) -> "Slide":
+def open_slide(path: Path | str, mpp: float | None = None, *, assumed_mpp: float | None = None) -> "Slide":
     """Open a whole-slide image.
 
     Parameters
     ----------
     path
-        Any format that OpenSlide reads.
-    slide_mpp
-        µm per level-0 pixel; when given it holds, whatever the file says.
+        File in any format that OpenSlide reads.
+    mpp
+        µm per level-0 pixel; overrides the resolution that the file states.
     assumed_mpp
-        µm per level-0 pixel for a file that states none.
+        µm per level-0 pixel of a file that states none.
+
+    Returns
+    -------
+    Slide
+        The open slide, a context manager.
 
     Raises
     ------
     SlideError
-        When the file cannot be read or its resolution is unknown, implausible or anisotropic.
+        If the file cannot be read, or its resolution is unknown, implausible or anisotropic.
     """
     path = Path(path)
     if not path.exists():
         raise SlideError(f"{path} does not exist.", "Correct its path in slides.csv.")
+    image = None
     try:
         image = openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError:
-        raise SlideError(
+        _check_samples(path, image)
+        return Slide(path, image, _settle_mpp(path, image, mpp, assumed_mpp))
+    except BaseException as error:
+        if image is not None:
+            image.close()
+        if isinstance(error, SlideError) or not isinstance(error, Exception):
+            raise
+        # Readers of damaged headers raise anything: TypeError, ZeroDivisionError, struct.error, MemoryError, …
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> SlideError:
+    if isinstance(error, openslide.OpenSlideUnsupportedFormatError):
+        return SlideError(
             f"{path.name} is not a slide that OpenSlide can read.",
             "Check that the file is whole; convert other formats to pyramidal TIFF, for instance with libvips.",
-        ) from None
-    except openslide.OpenSlideError as error:
-        raise SlideError(f"{path.name} cannot be opened: {error}.", "Fetch or export the file again.") from None
-    try:
-        _check_samples(path, image)
-        return Slide(path, image, _settle_mpp(path, image, slide_mpp, assumed_mpp))
-    except BaseException:
-        image.close()
-        raise
+        )
+    cause = error if isinstance(error, openslide.OpenSlideError) else f"{type(error).__name__}: {error}"
+    return SlideError(f"{path.name} cannot be opened: {cause}.", "Fetch or export the file again.")
 
 
 def _check_samples(path: Path, image: openslide.OpenSlide) -> None:
-    """Refuse what OpenSlide would turn into 8-bit RGB without a word."""
+    """Refuse what OpenSlide would silently turn into 8-bit RGB, or read as pixels that the file does not hold."""
     if image.properties[openslide.PROPERTY_NAME_VENDOR] not in PLAIN_TIFF:
         return
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         samples, bits = page.samplesperpixel, page.bitspersample
+        n_stated, n_held = math.prod(page.chunked), len(page.databytecounts)
     if (samples, bits) != (3, 8):
         kind = {1: "grey", 3: "RGB", 4: "RGBA"}.get(samples, f"{samples}-channel")
         raise SlideError(
             f"{path.name} is a {bits}-bit {kind} image; stained tissue is read from 8-bit RGB.",
             "Export it as 8-bit RGB, or drop it from slides.csv.",
+        )
+    if n_held < n_stated:
+        size = " × ".join(map(str, image.dimensions))
+        raise SlideError(
+            f"{path.name} is damaged: it states {size} px and holds {n_held} of {n_stated} file tiles.",
+            "Fetch or export the file again.",
         )
 
 
@@ -110,7 +129,7 @@ def _stated_mpp(path: Path, image: openslide.OpenSlide) -> float | None:
 
 @dataclass(frozen=True)
 class Resolution:
-    """Pixels that a slide can be decoded at: those of a level, or of a level reduced by its decoder."""
+    """A resolution to decode a slide at: a level of the file, or a level reduced by its decoder."""
 
     level: int
     scale: int
@@ -121,7 +140,7 @@ class Resolution:
 
 
 class Slide:
-    """An open slide; a context manager.  Made by `open_slide`.
+    """An open slide and context manager, made by `open_slide`.
 
     Attributes
     ----------
@@ -134,7 +153,7 @@ class Slide:
     level_mpp
         µm per pixel, by level.
     direct
-        Whether the file's own tiles are decoded, rather than regions read through OpenSlide.
+        True if the file's own tiles are decoded, False if regions are read through OpenSlide.
     """
 
     def __init__(self, path: Path, image: openslide.OpenSlide, slide_mpp: float) -> None:
@@ -161,35 +180,35 @@ class Slide:
         self._reader.close()
 
     def resolution_for(self, wanted_mpp: float) -> Resolution:
-        """The coarsest that is at least as fine as `wanted_mpp` (within 2 %), else the finest.
+        """Return the coarsest resolution at least as fine as `wanted_mpp` (within 2 %), else the finest.
 
-        A level of the file is preferred to a finer one that the decoder reduces as far.
+        A level of the file is preferred to a finer level that the decoder reduces to the same resolution.
         """
         within = 1 + MPP_TOLERANCE
-        offered = [
+        available = [
             Resolution(level, scale, self.level_downsample[level] * scale, self.level_mpp[level] * scale)
             for level in range(len(self.level_mpp))
             for scale in self._reader.scales(level)
         ]
-        fine = [one for one in offered if one.mpp <= wanted_mpp * within]
+        fine = [one for one in available if one.mpp <= wanted_mpp * within]
         if not fine:
-            return min(offered, key=lambda one: one.mpp)
+            return min(available, key=lambda one: one.mpp)
         coarsest = max(one.mpp for one in fine)
         return min((one for one in fine if one.mpp * within >= coarsest), key=lambda one: one.scale)
 
     def tile_px(self, tile_um: float, wanted_mpp: float) -> int:
-        """Side in pixels of the tiles that `read_tiles` yields for the same arguments."""
+        """Return the side in pixels of the tiles that `read_tiles` yields for the same arguments."""
         return max(1, round(tile_um / self.resolution_for(wanted_mpp).mpp))
 
     def thumbnail(self, mpp: float) -> tuple[np.ndarray, float]:
-        """The whole slide at about `mpp` µm/px, averaged over areas.
+        """Read the whole slide at about `mpp` µm/px, averaged over areas.
 
         Returns
         -------
         image
-            uint8 (height, width, 3); white where the slide has nothing or cannot be decoded.
+            uint8 (height, width, 3); white outside the slide and where it cannot be decoded.
         actual_mpp
-            Its true µm/px: a whole multiple of a level's, at most `mpp` when the slide is as fine.
+            True µm/px of `image`: a whole multiple of a level's, at most `mpp` if the slide is as fine.
         """
         at = self.resolution_for(mpp)
         step = max(1, int(mpp * (1 + MPP_TOLERANCE) / at.mpp))
@@ -205,7 +224,7 @@ class Slide:
         return image, at.mpp * step
 
     def damaged(self) -> np.ndarray:
-        """Boxes met so far that cannot be decoded: (n, 4) float left, top, right, bottom in level-0 pixels."""
+        """Return the undecodable boxes met so far: float (n, 4), left, top, right, bottom in level-0 pixels."""
         boxes = [np.array(box) * self.level_downsample[level] for level, *box in sorted(self._reader.damaged)]
         return np.array(boxes, float).reshape(-1, 4)
 
@@ -219,39 +238,38 @@ class Slide:
         threads: int = 1,
         max_bad: float = MAX_BAD,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Read physical squares, decoded at the coarsest resolution that is as fine as wanted.
+        """Read squares of `tile_um`, decoded at the coarsest resolution that is as fine as `wanted_mpp`.
 
-        Every tile starts at the whole pixel nearest to its true place and has the same whole number
-        of pixels, so that its edges are true to half a pixel.  Tiles sorted by row share the work of
-        decoding with their neighbours.
+        Every tile starts at the whole pixel nearest to its true position and has the same whole number
+        of pixels, so that its edges are exact to half a pixel. Neighbouring tiles in one batch share the
+        decoding of the file tiles under them.
 
         Parameters
         ----------
         xy_px
-            (n, 2) int; level-0 pixels of the tiles' top-left corners.
+            int (n, 2), top-left corners of the tiles in level-0 pixels.
         tile_um
             Side of a tile in µm.
         wanted_mpp
-            Finest µm/px that anybody needs.
+            Finest µm/px that is needed.
         batch
-            Most tiles in one yielded array.
+            Maximum number of tiles in one yielded array.
         threads
-            Number of threads to decode on.
+            Number of decoding threads.
         max_bad
             Share of the tiles that may be undecodable.
 
         Yields
         ------
         indices
-            int64 (b,): which rows of `xy_px` these are, in increasing order.
-            Tiles that cannot be decoded are left out.
+            int64 (b,), rows of `xy_px` in increasing order; tiles that cannot be decoded are left out.
         tiles
             uint8 (b, px, px, 3); white outside the slide.
 
         Raises
         ------
         SlideError
-            When more than `max_bad` of the tiles cannot be decoded.
+            If more than `max_bad` of the tiles cannot be decoded.
         """
         at, px = self.resolution_for(wanted_mpp), self.tile_px(tile_um, wanted_mpp)
         corners = np.rint(np.asarray(xy_px) / at.downsample).astype(np.int64)
@@ -266,12 +284,23 @@ class Slide:
 
 
 def check_damage(path: Path, n_bad: int, n: int, max_bad: float) -> None:
-    """Raise when more than the share `max_bad` of a slide's tiles cannot be decoded.
+    """Raise if more than a share of a slide's tiles cannot be decoded.
+
+    Parameters
+    ----------
+    path
+        File of the slide.
+    n_bad
+        Number of undecodable tiles.
+    n
+        Number of tiles in all.
+    max_bad
+        Allowed share of undecodable tiles.
 
     Raises
     ------
     SlideError
-        Says how many.
+        If `n_bad` exceeds `max_bad` times `n`.
     """
     if n_bad > max_bad * n:
         raise SlideError(
@@ -281,7 +310,7 @@ def check_damage(path: Path, n_bad: int, n: int, max_bad: float) -> None:
 
 
 class _OpenSlideRegions:
-    """Regions of any format, through OpenSlide; the same questions as `wsibench.tiling.tiff_decoder.FileTiles`."""
+    """Regions of any format through OpenSlide, with the interface of `wsibench.tiling.tiff_decoder.FileTiles`."""
 
     def __init__(self, path: Path, image: openslide.OpenSlide) -> None:
         self.damaged: set[tuple[int, int, int, int, int]] = set()
@@ -320,7 +349,7 @@ class _OpenSlideRegions:
 
 
 def _downsample(full: tuple[int, int], size: tuple[int, int]) -> float:
-    """Level-0 pixels per pixel of a level: a whole number where its trimmed size allows one."""
+    """Level-0 pixels per pixel of a level: a whole number if its trimmed size allows one."""
     ratio = (full[0] / size[0] + full[1] / size[1]) / 2
     whole = round(ratio)
     # A scanner that drops the last, incomplete row makes 4443 / 2221 = 2.0005 of what is 2.

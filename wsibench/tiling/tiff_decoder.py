@@ -1,8 +1,8 @@
-"""Decode the file's own tiles: tiled TIFF and SVS in JPEG or JPEG 2000, at the codec's speed.
+"""Decoder of the file's own tiles in TIFF and SVS, compressed by JPEG or JPEG 2000.
 
-Three quarters of what OpenSlide spends on such a file goes into compositing.  Here each file tile is
-decoded once, where a JPEG allows it straight to a half, a quarter or an eighth, and regions are cut
-from the decoded tiles.  At full scale the pixels are those of OpenSlide.
+OpenSlide spends three quarters of its time on such a file in compositing. Here each file tile is decoded
+once, if it is a JPEG directly to a half, a quarter or an eighth, and regions are cut from the decoded
+tiles. At full scale the pixels equal those of OpenSlide.
 """
 
 import os
@@ -20,21 +20,23 @@ import simplejpeg
 import tifffile
 
 CACHE_BYTES = 128 << 20
-"""Decoded file tiles kept for their neighbours: about a row of them across a wide slide at full resolution."""
+"""Size of the cache of decoded file tiles: about one row of a wide slide at full resolution."""
 JPEG, APERIO_JP2_RGB = 7, 33005
 RGB, YCBCR = 2, 6
 JPEG_SCALES = (1, 2, 4, 8)
-"""Reductions that a JPEG decoder makes of its 8 × 8 cosine coefficients."""
+"""Factors by which a JPEG decoder can reduce an image while decoding."""
 SOI, SOS, APP0, APP14, COM = 0xD8, 0xDA, 0xE0, 0xEE, 0xFE
 EOC = 0xD9
 
 Decode = Callable[[bytes, int], np.ndarray]
-"""Decodes a file tile's bytes at 1 / scale."""
+"""Function that decodes a file tile's bytes at 1 / scale."""
+UNDECODABLE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+"""Exceptions of simplejpeg and imagecodecs on damaged data."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the file: where its tiles lie and how they are decoded."""
+    """One resolution of the file: the positions of its tiles, and their decoder."""
 
     width: int
     height: int
@@ -48,23 +50,23 @@ class Level:
 
 
 class FileTiles:
-    """The tiles of a file, decoded on demand and kept for their neighbours."""
+    """Tiles of a file, decoded on demand and cached for neighbouring regions."""
 
     def __init__(self, path: Path, levels: Sequence[Level]) -> None:
         self.levels = tuple(levels)
         self._file = os.open(path, os.O_RDONLY)
         self.damaged: set[tuple[int, int, int, int, int]] = set()
-        """Level, left, top, right and bottom (its pixels) of the file tiles met that cannot be decoded."""
-        self._kept: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
-        self._kept_bytes = 0
+        """Level, left, top, right and bottom (pixels of the level) of the undecodable file tiles met so far."""
+        self._cache: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
+        self._cached_bytes = 0
 
     def close(self) -> None:
-        """Close the file and forget the decoded tiles."""
+        """Close the file and clear the cache."""
         os.close(self._file)
-        self._kept.clear()
+        self._cache.clear()
 
     def scales(self, level: int) -> tuple[int, ...]:
-        """Reductions that a level can be decoded at."""
+        """Factors by which a level can be reduced while decoding."""
         return self.levels[level].scales
 
     def regions(
@@ -88,7 +90,7 @@ class FileTiles:
         regions
             uint8 (n, height, width, 3); white outside the level and where it cannot be decoded.
         whole
-            bool (n,): whether every file tile under the region could be decoded.
+            bool (n,): True if every file tile under the region could be decoded.
         """
         view = _View(self.levels[level], scale)
         pieces = [list(view.pieces(left, top, *size)) for left, top in np.asarray(corners).tolist()]
@@ -102,9 +104,9 @@ class FileTiles:
                 tile = tiles[piece.index]
                 if tile is None:
                     whole[n] = False
-                    regions[n][piece.there] = 255
+                    regions[n][piece.in_region] = 255
                 else:
-                    regions[n][piece.there] = tile[piece.here]
+                    regions[n][piece.in_region] = tile[piece.in_tile]
         return regions, whole
 
     def _tiles(
@@ -112,21 +114,21 @@ class FileTiles:
     ) -> dict[int, np.ndarray | None]:
         """Decoded file tiles by index; None for one that cannot be decoded."""
         keys = {index: (level, view.scale, index) for index in sorted(indices)}
-        tiles = {index: self._kept[key] for index, key in keys.items() if key in self._kept}
+        tiles = {index: self._cache[key] for index, key in keys.items() if key in self._cache}
         missing = [index for index in keys if index not in tiles]
         decoded = (pool.map if pool else map)(partial(self._decode, view), missing)
         tiles.update(zip(missing, decoded, strict=True))
         for index, key in keys.items():
             if index not in missing:
-                self._kept.move_to_end(key)
+                self._cache.move_to_end(key)
                 continue
-            self._kept[key] = tile = tiles[index]
-            self._kept_bytes += 0 if tile is None else tile.nbytes
+            self._cache[key] = tile = tiles[index]
+            self._cached_bytes += 0 if tile is None else tile.nbytes
             if tile is None:
                 self.damaged.add((level, *view.box(index)))
-        while self._kept_bytes > CACHE_BYTES:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= 0 if oldest is None else oldest.nbytes
+        while self._cached_bytes > CACHE_BYTES:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= 0 if oldest is None else oldest.nbytes
         return tiles
 
     def _decode(self, view: "_View", index: int) -> np.ndarray | None:
@@ -136,24 +138,22 @@ class FileTiles:
             return None  # the file has been cut short
         try:
             tile = view.level.decode(data, view.scale)
-        except (ValueError, RuntimeError):  # what simplejpeg and imagecodecs raise
+        except UNDECODABLE:
             return None
         return tile if tile.shape == (view.tile_height, view.tile_width, 3) and tile.dtype == np.uint8 else None
 
 
 class _Piece(NamedTuple):
-    """What a region takes from one file tile."""
+    """The part of a region that one file tile covers."""
 
     index: int
     area: int
-    there: tuple[slice, slice]
-    """Place in the region."""
-    here: tuple[slice, slice]
-    """Place in the file tile."""
+    in_region: tuple[slice, slice]
+    in_tile: tuple[slice, slice]
 
 
 class _View:
-    """A level reduced by a scale: pure geometry."""
+    """Geometry of a level reduced by a scale."""
 
     def __init__(self, level: Level, scale: int) -> None:
         self.level, self.scale = level, scale
@@ -167,16 +167,19 @@ class _View:
         return column * width, row * height, (column + 1) * width, (row + 1) * height
 
     def pieces(self, left: int, top: int, width: int, height: int) -> Iterator[_Piece]:
-        """What a region is put together from; nothing for what lies outside the level."""
+        """Yield the pieces of a region; parts outside the level have none."""
         columns = list(_spans(left, width, self.width, self.tile_width))
-        for row, y_there, y_here in _spans(top, height, self.height, self.tile_height):
-            for column, x_there, x_here in columns:
-                area = (y_here.stop - y_here.start) * (x_here.stop - x_here.start)
-                yield _Piece(row * self.level.n_across + column, area, (y_there, x_there), (y_here, x_here))
+        for row, y_region, y_tile in _spans(top, height, self.height, self.tile_height):
+            for column, x_region, x_tile in columns:
+                area = (y_tile.stop - y_tile.start) * (x_tile.stop - x_tile.start)
+                yield _Piece(row * self.level.n_across + column, area, (y_region, x_region), (y_tile, x_tile))
 
 
 def _spans(start: int, length: int, end: int, cell: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cells of the line ``0 … end`` under ``start … start + length``: index, place on it, place in the cell."""
+    """Yield the cells of the line ``0 … end`` that ``start … start + length`` covers.
+
+    Each as its index, the covered part relative to `start`, and the covered part relative to the cell.
+    """
     first, stop = max(start, 0), min(start + length, end)
     for index in range(first // cell, -(-stop // cell)):
         low, high = max(first, index * cell), min(stop, (index + 1) * cell)
@@ -184,14 +187,19 @@ def _spans(start: int, length: int, end: int, cell: int) -> Iterator[tuple[int, 
 
 
 def file_tiles(path: Path, level_sizes: Sequence[tuple[int, int]]) -> FileTiles | None:
-    """The file's own tiles, or None where anything about them is unusual.
+    """Return a decoder of the file's own tiles, or None if the file is not plain enough for it.
 
     Parameters
     ----------
     path
         A TIFF file.
     level_sizes
-        Width and height of each level, as OpenSlide gives them; each must be one page of the file.
+        Width and height of each level, as OpenSlide states them; each must be one page of the file.
+
+    Returns
+    -------
+    FileTiles or None
+        None if regions have to be read through OpenSlide.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -210,7 +218,7 @@ def _level(path: Path, pages: Sequence[tifffile.TiffPage], size: tuple[int, int]
     plain = page.bitspersample == 8 and page.samplesperpixel == 3 and page.planarconfig == 1 and page.imagedepth == 1
     n_bytes = np.asarray(page.databytecounts, np.int64)
     n_across, n_down = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-    # An empty tile means "look at the next level" to some scanners, "white" to others.
+    # For some scanners an empty tile stands for the next level, for others it is white.
     if not plain or len(n_bytes) != n_across * n_down or not n_bytes.all():
         return None
     decode, scales = _decoder(path, page)
@@ -228,21 +236,21 @@ def _decoder(path: Path, page: tifffile.TiffPage) -> tuple[Decode | None, tuple[
         with open(path, "rb") as file:
             file.seek(page.dataoffsets[0])
             first = file.read(page.databytecounts[0])
-        if _colour_is_ours_to_say(first):
+        if _has_plain_markers(first):
             head = _jpeg_head(page.jpegtables or b"", int(page.photometric))
             return partial(_decode_jpeg, head, (page.tilewidth, page.tilelength)), JPEG_SCALES
     return None, ()
 
 
 def _decode_jpeg2000(data: bytes, scale: int) -> np.ndarray:
-    # The codec takes a stream whose end was never downloaded (zeros) for a blurred tile.
+    # The codec decodes a stream whose end was never downloaded (zeros) to a blurred tile.
     if not data.rstrip(b"\0").endswith(bytes([0xFF, EOC])):
         raise ValueError("no end of codestream")
     return imagecodecs.jpeg2k_decode(data, numthreads=1)
 
 
 def _decode_jpeg(head: bytes, tile_px: tuple[int, int], data: bytes, scale: int) -> np.ndarray:
-    # `strict` takes the decoder's warnings for errors: damaged data usually decodes, to garbage.
+    # `strict` turns the decoder's warnings into errors: damaged data usually decodes, to garbage.
     return simplejpeg.decode_jpeg(
         head + data[_after_markers(data) :],
         "RGB",
@@ -255,11 +263,11 @@ def _decode_jpeg(head: bytes, tile_px: tuple[int, int], data: bytes, scale: int)
 
 
 def _jpeg_head(tables: bytes, photometric: int) -> bytes:
-    """Start of a whole JPEG stream: its colour coding as the TIFF tag says, and the shared tables.
+    """Return the start of a complete JPEG stream: its colour coding by the TIFF tag, and the shared tables.
 
-    Files such as CMU's code RGB under component numbers 0, 1, 2 and without a marker, which libjpeg
-    takes for YCbCr; others carry a marker that contradicts the tag.  OpenSlide follows the tag, and
-    so do we, by an Adobe marker of our own in place of theirs.
+    Files such as CMU's hold RGB under component numbers 0, 1, 2 and without a marker, which libjpeg
+    decodes as YCbCr; others carry a marker that contradicts the tag. OpenSlide follows the tag, and so
+    does this decoder, by replacing the Adobe marker.
     """
     transform = 0 if photometric == RGB else 1
     adobe = bytes([0xFF, APP14, 0, 14]) + b"Adobe" + bytes([0, 100, 0, 0, 0, 0, transform])
@@ -267,15 +275,15 @@ def _jpeg_head(tables: bytes, photometric: int) -> bytes:
 
 
 def _after_markers(data: bytes) -> int:
-    """Where a tile's stream goes on after its SOI and application markers."""
+    """Return the offset at which a tile's stream continues after its SOI and application markers."""
     at = 2
     while len(data) > at + 4 and data[at] == 0xFF and (APP0 <= data[at + 1] <= APP0 + 15 or data[at + 1] == COM):
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return at
 
 
-def _colour_is_ours_to_say(data: bytes) -> bool:
-    """Whether a tile is a JPEG stream with no application marker beyond those that `_after_markers` skips."""
+def _has_plain_markers(data: bytes) -> bool:
+    """Return True for a JPEG stream with no application marker beyond those that `_after_markers` skips."""
     if data[:2] != bytes([0xFF, SOI]):
         return False
     at = _after_markers(data)

@@ -1,5 +1,6 @@
-"""Where tissue is on a slide: a physical grid of tiles, and which of them are worth looking at."""
+"""Tissue detection on a thumbnail, the grid of tiles over it, and the random choice of tiles to embed."""
 
+from collections.abc import Collection
 from functools import partial
 
 import cv2
@@ -7,29 +8,43 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import map_coordinates
 
-from wsibench.core import SlideError, Tiles
+from wsibench.core import SlideError
 from wsibench.tiling import quality
-from wsibench.tiling.slides import Slide, check_damage
+from wsibench.tiling.slides import MAX_BAD, Slide, check_damage
 
 MASK_MPP = 8.0
-"""µm/px of the thumbnail on which tissue is found: coarse enough to be fast, several pixels a tile."""
+"""µm/px of the thumbnail on which tissue is found."""
 SATURATION_RANGE = (15, 30)
-"""Bounds (of 255) on Otsu's threshold, which splits even a blank or a full slide in two.
+"""Bounds (of 255) on Otsu's threshold of saturation, which splits even a blank or a full slide in two.
 
-Bare glass stays under the lower one, whatever its tint; faint stroma lies over the upper one.
+Bare glass of any tint lies below the lower bound, faint stroma above the upper one.
 """
 DARK = 40
-"""Value (of 255) under which a pixel is a slide's black border or a label."""
+"""Maximum value (of 255) of a slide's black border or label."""
 SMALLER = "Correct its mpp in slides.csv, lower tiles.tile_um in study.yaml, or drop the slide."
 
 
 def physical_grid(size_px: tuple[int, int], slide_mpp: float, tile_um: float) -> pd.DataFrame:
-    """Top-left corners of every whole tile: x, y (level-0 pixels), row, col.
+    """Return the top-left corners of all whole tiles of a slide.
 
-    Each corner is rounded from its own physical place, so that no error adds up along the slide.
+    Each corner is rounded from its own physical position, so that errors do not accumulate along the slide.
+
+    Parameters
+    ----------
+    size_px
+        Width and height of level 0.
+    slide_mpp
+        µm per level-0 pixel.
+    tile_um
+        Side of a tile in µm.
+
+    Returns
+    -------
+    DataFrame
+        int64 columns x, y (level-0 pixels), row, col (of the grid).
     """
     side_px = tile_um / slide_mpp
-    # Half a pixel of grace: a slide of exactly n tiles keeps its n-th whatever the float says.
+    # Half a pixel of tolerance: a slide of exactly n tiles keeps its n-th despite rounding.
     n_cols, n_rows = (int((size + 0.5) // side_px) for size in size_px)
     row, col = (index.ravel() for index in np.mgrid[:n_rows, :n_cols])
     corners = {"x": np.rint(col * side_px), "y": np.rint(row * side_px), "row": row, "col": col}
@@ -37,10 +52,10 @@ def physical_grid(size_px: tuple[int, int], slide_mpp: float, tile_um: float) ->
 
 
 def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
-    """Stained tissue on a thumbnail of about 4 to 8 µm/px.
+    """Segment stained tissue on a thumbnail of about 4 to 8 µm/px.
 
-    Saturation over Otsu's threshold, kept within bounds that hold for blank and for full slides;
-    grey dust, black borders and ink are not tissue.
+    Tissue is more saturated than Otsu's threshold, which is clipped to bounds that suit blank and full
+    slides; grey dust, black borders and ink are not tissue.
 
     Parameters
     ----------
@@ -59,14 +74,14 @@ def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
 
 
 def area_share(mask: np.ndarray, xy: np.ndarray, side: float) -> np.ndarray:
-    """Share of each square that `mask` covers, exact for squares that cut through pixels.
+    """Share of each square that `mask` covers, exact also for squares that cut through pixels.
 
     Parameters
     ----------
     mask
         bool (height, width).
     xy
-        (n, 2) top-left corners in pixels of the mask.
+        float (n, 2), top-left corners in pixels of the mask.
     side
         Side of the squares in pixels of the mask.
 
@@ -84,53 +99,62 @@ def area_share(mask: np.ndarray, xy: np.ndarray, side: float) -> np.ndarray:
     return np.clip(covered / side**2, 0, 1).astype(np.float32)
 
 
-def find_tiles(slide: Slide, settings: Tiles) -> pd.DataFrame:
-    """All tiles of a slide that are tissue enough, with what the thumbnail tells of their quality.
+def find_tiles(slide: Slide, *, tile_um: float = 112.0, min_tissue: float = 0.5) -> pd.DataFrame:
+    """Find the tiles of a slide that contain enough tissue, and measure artefacts on the thumbnail.
+
+    Parameters
+    ----------
+    slide
+        An open slide.
+    tile_um
+        Side of a tile in µm.
+    min_tissue
+        Minimum share of a tile that is tissue.
 
     Returns
     -------
     DataFrame
-        x, y, row, col, tissue, pen, fold, edge and bubble as `wsibench.tiling.tiles.read_tiles` describes them.
+        Columns x, y, row, col, tissue, pen, fold, edge and bubble as in `read_tiles`.
 
     Raises
     ------
     SlideError
-        When the slide is smaller than a tile, or nothing on it is tissue enough.
+        If the slide is smaller than a tile, or no tile contains enough tissue.
     """
-    grid = physical_grid(slide.size_px, slide.slide_mpp, settings.tile_um)
+    grid = physical_grid(slide.size_px, slide.slide_mpp, tile_um)
     if grid.empty:
         size = " × ".join(f"{side * slide.slide_mpp:.0f}" for side in slide.size_px)
-        raise SlideError(f"The slide ({size} µm) is smaller than a tile ({settings.tile_um:g} µm).", SMALLER)
-    thumbnail, mpp = slide.thumbnail(min(MASK_MPP, settings.tile_um / 8))
+        raise SlideError(f"The slide ({size} µm) is smaller than a tile ({tile_um:g} µm).", SMALLER)
+    thumbnail, mpp = slide.thumbnail(min(MASK_MPP, tile_um / 8))
     tissue = tissue_mask(thumbnail)
     if not tissue.any():
         raise SlideError("No tissue was found on the slide.", "Look at it; drop it from slides.csv if it is blank.")
-    side = settings.tile_um / mpp
+    side = tile_um / mpp
     corners = grid[["x", "y"]].to_numpy() * slide.slide_mpp / mpp
     for column, mask in {"tissue": tissue, **quality.masks(thumbnail, tissue, side)}.items():
         grid[column] = area_share(mask, corners, side)
-    lost = area_share(_damaged(slide, tissue.shape, mpp), corners, side) > 0
-    tiles = grid[(grid.tissue >= settings.min_tissue) & ~lost].reset_index(drop=True)
+    damaged = area_share(_damaged_mask(slide, tissue.shape, mpp), corners, side) > 0
+    tiles = grid[(grid.tissue >= min_tissue) & ~damaged].reset_index(drop=True)
     if tiles.empty:
-        which = "No tile that can be decoded" if lost.any() else "No tile"
+        which = "No tile that can be decoded" if damaged.any() else "No tile"
         raise SlideError(
-            f"{which} is {settings.min_tissue:.0%} tissue; the best is {grid.tissue[~lost].max():.0%}.",
+            f"{which} is {min_tissue:.0%} tissue; the best is {grid.tissue[~damaged].max():.0%}.",
             "Lower tiles.min_tissue or tiles.tile_um in study.yaml, or drop the slide.",
         )
     tiles.attrs = {
         "slide_mpp": slide.slide_mpp,
-        "tile_um": settings.tile_um,
+        "tile_um": tile_um,
         "width_px": slide.size_px[0],
         "height_px": slide.size_px[1],
         "tissue_mm2": float(tissue.sum() * (mpp / 1000) ** 2),
         "n_tissue_tiles": len(tiles),
-        "n_damaged": int(lost.sum()),
+        "n_damaged": int(damaged.sum()),
     }
     return tiles
 
 
-def _damaged(slide: Slide, shape: tuple[int, int], mpp: float) -> np.ndarray:
-    """Where the thumbnail is white only because the file could not be decoded there."""
+def _damaged_mask(slide: Slide, shape: tuple[int, int], mpp: float) -> np.ndarray:
+    """Pixels of the thumbnail that are white only because the file could not be decoded there."""
     mask = np.zeros(shape, bool)
     for left, top, right, bottom in np.rint(slide.damaged() * slide.slide_mpp / mpp).astype(int).tolist():
         mask[top:bottom, left:right] = True
@@ -138,54 +162,77 @@ def _damaged(slide: Slide, shape: tuple[int, int], mpp: float) -> np.ndarray:
 
 
 def choose_tiles(
-    slide: Slide, tiles: pd.DataFrame, settings: Tiles, *, rng: np.random.Generator, max_bad: float
+    slide: Slide,
+    tiles: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    max_tiles: int = 4000,
+    drop: Collection[str] = ("pen", "blur"),
+    max_bad: float = MAX_BAD,
 ) -> pd.DataFrame:
-    """Draw up to `settings.max_tiles` tiles at random, passing over those with an artefact to be dropped.
+    """Draw tiles at random, without replacement, until `max_tiles` of them are free of artefacts.
 
-    Sharpness has to be read from the slide, so that only the tiles drawn are measured.
+    Sharpness is measured on the drawn tiles alone, because it needs pixels at 1 µm.
+
+    Parameters
+    ----------
+    slide
+        The open slide.
+    tiles
+        Its tiles from `find_tiles`.
+    rng
+        Random number generator of the draw.
+    max_tiles
+        Maximum number of tiles to keep.
+    drop
+        Artefacts whose tiles are not kept: keys of `quality.FLAGS`.
+    max_bad
+        Share of the tiles that may be undecodable.
 
     Returns
     -------
     DataFrame
-        The drawn tiles in the order of the grid, as `wsibench.tiling.tiles.read_tiles` describes them.
+        The drawn tiles in the order of the grid, with the columns of `read_tiles`.
 
     Raises
     ------
     SlideError
-        When too much of the slide cannot be decoded, or no tile is left.
+        If too much of the slide cannot be decoded, or every tile shows an artefact.
     """
-    check_damage(slide.path, tiles.attrs["n_damaged"], len(tiles) + tiles.attrs["n_damaged"], max_bad)
-    order = rng.permutation(len(tiles))
+    n_damaged, n_all = tiles.attrs["n_damaged"], len(tiles)
+    check_damage(slide.path, n_damaged, n_all + n_damaged, max_bad)
+    remaining = rng.permutation(n_all)
     drawn, n_kept = [], 0
-    while n_kept < settings.max_tiles and len(order):
-        at, order = np.split(order, [settings.max_tiles - n_kept])
-        chosen = tiles.iloc[np.sort(at)]
-        measured = _measure(slide, chosen, settings)
+    while n_kept < max_tiles and len(remaining):
+        rows, remaining = np.split(remaining, [max_tiles - n_kept])
+        measured = _measure(slide, tiles.iloc[np.sort(rows)], tiles.attrs["tile_um"], drop)
         n_kept += int(measured.kept.sum())
         drawn.append(measured)
-    n_lost = len(tiles) - len(order) - sum(map(len, drawn))
-    check_damage(slide.path, n_lost, len(tiles) - len(order), max_bad)
-    found = pd.concat(drawn).sort_index().reset_index(drop=True)
-    flagged = quality.flags(found).sum()
+    n_undecodable = n_all - len(remaining) - sum(map(len, drawn))
+    check_damage(slide.path, n_undecodable, n_all - len(remaining), max_bad)
+    chosen = pd.concat(drawn).sort_index().reset_index(drop=True)
+    flagged = quality.flags(chosen).sum()
     if n_kept == 0:
-        counts = ", ".join(f"{flagged[name]} {name}" for name in settings.drop if flagged[name])
-        raise SlideError(f"None of {len(found)} tissue tiles is clean: {counts}.", "Look at it, or change tiles.drop.")
-    counts = {"n_tiles": n_kept, "n_measured": len(found), "n_damaged": tiles.attrs["n_damaged"] + n_lost}
-    found.attrs = tiles.attrs | counts | {f"n_{name}": int(n) for name, n in flagged.items()}
-    return found
+        reasons = ", ".join(f"{flagged[name]} {name}" for name in drop if flagged[name])
+        raise SlideError(
+            f"None of {len(chosen)} tissue tiles is clean: {reasons}.", "Look at it, or change tiles.drop."
+        )
+    counts = {"n_tiles": n_kept, "n_measured": len(chosen), "n_damaged": n_damaged + n_undecodable}
+    chosen.attrs = tiles.attrs | counts | {f"n_{name}": int(n) for name, n in flagged.items()}
+    return chosen
 
 
-def _measure(slide: Slide, tiles: pd.DataFrame, settings: Tiles) -> pd.DataFrame:
-    """Those of the tiles that can be decoded, with sharpness, flags and whether they are kept."""
+def _measure(slide: Slide, tiles: pd.DataFrame, tile_um: float, drop: Collection[str]) -> pd.DataFrame:
+    """Add sharpness, artefacts and `kept` to the tiles, leaving out those that cannot be decoded."""
     sharpness = np.full(len(tiles), np.nan, np.float32)
     decoded = np.zeros(len(tiles), bool)
-    reading = {"tile_um": settings.tile_um, "wanted_mpp": quality.SHARPNESS_MPP, "max_bad": 1.0}
-    for indices, pixels in slide.read_tiles(tiles[["x", "y"]].to_numpy(), **reading):
-        sharpness[indices] = quality.sharpness(pixels, settings.tile_um)
-        decoded[indices] = True
+    xy = tiles[["x", "y"]].to_numpy()
+    for rows, pixels in slide.read_tiles(xy, tile_um=tile_um, wanted_mpp=quality.SHARPNESS_MPP, max_bad=1.0):
+        sharpness[rows] = quality.sharpness(pixels, tile_um)
+        decoded[rows] = True
     tiles = tiles.assign(sharpness=sharpness)[decoded]
-    shown = quality.flags(tiles)
-    names = shown.columns.to_numpy()
+    flags = quality.flags(tiles)
+    names = flags.columns.to_numpy()
     return tiles.assign(
-        artefacts=["+".join(names[row]) for row in shown.to_numpy()], kept=~shown[settings.drop].any(axis=1).to_numpy()
+        artefacts=["+".join(names[row]) for row in flags.to_numpy()], kept=~flags[list(drop)].any(axis=1).to_numpy()
     )

@@ -11,6 +11,7 @@ import tifffile
 import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
+from wsibench import tiling
 from wsibench.cli import run
 from wsibench.cohort import build as cohort
 from wsibench.cohort.gdc import acquire as acquisition
@@ -18,7 +19,6 @@ from wsibench.cohort.gdc import client
 from wsibench.core import Study, meta_path, read_failures
 from wsibench.embedding import embed as embedding
 from wsibench.embedding.feature_store import read_features
-from wsibench.tiling import tiles as tiling
 
 PATIENTS = ["TCGA-A2-A001", "TCGA-BH-A002", "TCGA-BH-A003"]
 GENES = [(f"ENSG0000000000{n}.1", f"GENE{n}", "protein_coding") for n in range(3)]
@@ -92,7 +92,9 @@ def test_the_same_features_as_of_kept_slides_without_keeping_any(server: GdcServ
     tiling.tile_slides(kept)
     embedding.embed_slides(kept)
     for slide_id in cohort.read_cohort(study)["slide_id"]:
-        pd.testing.assert_frame_equal(tiling.read_tiles(study, slide_id), tiling.read_tiles(kept, slide_id))
+        pd.testing.assert_frame_equal(
+            tiling.read_tiles(study.tiles_parquet(slide_id)), tiling.read_tiles(kept.tiles_parquet(slide_id))
+        )
         for ours, theirs in zip(
             read_features(study.features_h5("colour", slide_id)),
             read_features(kept.features_h5("colour", slide_id)),
