@@ -248,7 +248,7 @@ def test_patients_that_a_table_lacks_are_listed(study, folder):
     [
         ("patient_id,f1,f2\nA,1,2\nB,2,1\nC,3,3\n", {"width": 3}, ["2 feature columns", "wants 3"]),
         ("patient_id,f1\nP1,1\nP2,2\n", {}, ["the cohort has A, B, C", "has P1, P2"]),
-        ("feature,A,B,C\nf1,1,2,3\n", {}, ["wrong way round"]),
+        ("feature,A,B,C\nf1,1,2,3\n", {}, ["is transposed"]),
         ("patient_id,f1\nA,1\nB,1\nC,1\n", {}, ["none of 1 columns", "1 are constant"]),
         ("patient_id,f1\nA,1\nB,1\nC,high\n", {}, ["'f1'", "'high'", "row C"]),
         ("patient_id,f1\nA,1\nB,inf\nC,2\n", {}, ["'f1'", "infinite"]),

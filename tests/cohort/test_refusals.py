@@ -46,7 +46,7 @@ def test_a_table_of_slides_that_cannot_be_used_is_refused(make, slides, words):
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
-        ("gene,007,008,009\nESR1,1,2,3\n", ["wrong way round", "007, 008, 009", "Transpose"]),
+        ("gene,007,008,009\nESR1,1,2,3\n", ["is transposed", "007, 008, 009", "Transpose"]),
         ("sample,ESR1\n007,1\n008,2\n", ["first column", "'patient_id'", "'sample'"]),
         (EXPRESSION.replace("FOXM1", "ESR1"), ["more than one column called ESR1"]),
         (EXPRESSION.replace("FOXM1", ""), ["column without a name"]),

@@ -1,4 +1,4 @@
-"""A file counts as made only under the key it is expected with, and with the bytes that were written."""
+"""A file is current only under the expected key and with the bytes that were written."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +17,12 @@ from wsibench.core.artefacts import (
     check_failures,
     digest,
     failure,
+    failures_table,
     key_at,
     make_key,
     meta_path,
     read_failures,
+    read_meta,
     record_failures,
     slide_identity,
     writing,
@@ -41,7 +44,7 @@ def test_written_file_is_current_and_signed(tmp_path):
     assert sorted(p.name for p in artefact.path.parent.iterdir()) == [".a.csv.meta.json", "a.csv"]
 
 
-def test_every_way_of_not_being_done_has_its_word(tmp_path):
+def test_due_states_the_reason(tmp_path):
     path = tmp_path / "a.csv"
     assert Artefact(path, "k").due() == "missing"
     path.write_text("not ours")
@@ -59,7 +62,7 @@ def test_every_way_of_not_being_done_has_its_word(tmp_path):
     assert Artefact(path, "k").due() == "missing"
 
 
-def test_error_while_writing_keeps_the_old_file_and_leaves_no_litter(tmp_path):
+def test_error_while_writing_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     artefact = made(tmp_path / "a.csv")
 
     def fails_midway() -> None:
@@ -96,6 +99,56 @@ def test_killed_writer_leaves_the_old_file_current(tmp_path):
     assert artefact.path.read_text() == "content"
     assert artefact.due() is None
     assert Artefact(artefact.path, "new").due() == "made from other input or settings"
+
+
+DAMAGED = [b"", b"\xff", b"[]", b"{}", b"null", b'"a"', b"[" * 100_000, b'{"key": "k"}', b'{"key": 1, "checksum": 2}']
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[:12]))
+def test_damaged_sidecar_counts_as_none(tmp_path, content):
+    artefact = made(tmp_path / "a.csv")
+    meta_path(artefact.path).write_bytes(content)
+    assert read_meta(artefact.path) is None
+    assert artefact.due() == "unfinished"
+    with pytest.raises(NotReady):
+        key_at(artefact.path)
+
+
+def test_any_changed_value_damages_a_sidecar(tmp_path):
+    artefact = Artefact(tmp_path / "a.csv", "k")
+    with writing(artefact, n_tiles=12, share=np.float64("nan"), where=Path("x"), none=None) as temporary:
+        temporary.write_text("content")
+    path = meta_path(artefact.path)
+    text = path.read_text()
+    assert read_meta(artefact.path)["facts"]["n_tiles"] == 12
+    path.write_text(text.replace('"n_tiles": 12', '"n_tiles": 13'))
+    assert read_meta(artefact.path) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b'slide_id,stage\n"open', b"slide_id,stage,error,remedy,key,more\na,b,c,d,e,f\n"]
+)
+def test_damaged_failures_count_as_none_and_are_replaced(tmp_path, content):
+    path = tmp_path / "failures.csv"
+    path.write_bytes(content)
+    assert read_failures(path) == []
+    assert failures_table(path).empty
+    row = Failure("S", "tiling", "broken", "", "k")
+    record_failures(path, "tiling", [row])
+    assert read_failures(path) == [row]
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    abandoned = tmp_path / f".{dead.pid}.part.a.csv"
+    other, alive = tmp_path / f".{dead.pid}.part.b.csv", tmp_path / f".{os.getppid()}.part.a.csv"
+    for path in (abandoned, other, alive):
+        path.write_text("half")
+    made(tmp_path / "a.csv")
+    assert not abandoned.exists()
+    assert other.exists()
+    assert alive.exists()
 
 
 def test_file_renamed_but_not_signed_is_unfinished(tmp_path):

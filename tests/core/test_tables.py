@@ -1,10 +1,13 @@
-"""Tables of others: whatever lies in the file, it is read or refused, never a traceback of a library."""
+"""Tables of any content are read or refused, without a traceback of a library."""
 
 import gzip
 
+import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +80,35 @@ def test_numeric_ids_of_a_typed_table_become_text(tmp_path, kind):
     values, _ = read_matrix(path, id_column="id", ids=[])
     assert values.index.tolist() == ["7", "8"]
     assert np.isnan(values.loc["8", "a"])
+
+
+@pytest.mark.parametrize("index", [100_000, -1])
+def test_indices_of_a_sparse_matrix_are_checked_before_use(tmp_path, index):
+    x = scipy.sparse.csr_matrix(np.eye(4, dtype=np.float32))
+    path = tmp_path / "table.h5ad"
+    anndata.AnnData(x, pd.DataFrame(index=list("abcd")), pd.DataFrame(index=list("wxyz"))).write_h5ad(path)
+    assert read_matrix(path, id_column="id", ids=[])[0].to_numpy().tolist() == np.eye(4).tolist()
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][3] = index
+    with pytest.raises(CohortError, match=r"cannot be read as \.h5ad"):
+        read_matrix(path, id_column="id", ids=[])
+
+
+def test_damage_in_an_h5ad_is_one_error(tmp_path):
+    path = tmp_path / "table.h5ad"
+    anndata.AnnData(np.eye(4), pd.DataFrame(index=list("abcd")), pd.DataFrame(index=list("wxyz"))).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["var"].attrs["encoding-version"] = "9.9.9"
+    with pytest.raises(CohortError, match=r"cannot be read as \.h5ad: IORegistryError"):
+        read_matrix(path, id_column="id", ids=[])
+
+
+def test_semicolons_are_named(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("id;a\nx;1\n")
+    for read in (read_rows, lambda path: read_matrix(path, id_column="id", ids=[])):
+        with pytest.raises(CohortError, match="separated by semicolons"):
+            read(path)
 
 
 def test_a_message_names_the_first_few():

@@ -1,8 +1,8 @@
-"""Where per-slide work runs, and how its progress is shown."""
+"""Parallel execution in worker processes, and the display of its progress."""
 
 import multiprocessing
 import os
-import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -10,27 +10,42 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from typing import Any, Literal, TypeVar
 
+from wsibench.core.errors import WsibenchError
+
 T = TypeVar("T")
+Indexed = Generator[tuple[int, Any], None, None]
+"""Pairs of an item's position and its result, or the exception that it raised, as they are completed."""
 
 LINE_EVERY_S = 5.0
 """Seconds between two lines of progress in a batch run."""
+WATCH_EVERY_S = 2.0
+"""Seconds between two looks of a worker process at whether its parent is alive."""
 
 
 def n_workers() -> int:
-    """Worker processes for per-slide work: ``WSIBENCH_WORKERS``, else one a usable core."""
+    """Number of worker processes: ``WSIBENCH_WORKERS``, else one a usable core; 0 works in this process, to debug."""
     return int(os.environ.get("WSIBENCH_WORKERS") or len(os.sched_getaffinity(0)))
 
 
 def interactive() -> bool:
-    """Whether a person watches this kernel in JupyterLab (a batch run has no server session)."""
+    """Whether this kernel belongs to JupyterLab; a batch run has no server session."""
     return "JPY_SESSION_NAME" in os.environ
 
 
 def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
-    """Pass `items` on, showing how many are done and how long the rest will take.
+    """Iterate over items and show how many are done and how long the rest will take.
 
     A widget in JupyterLab; in a batch one line every few seconds, since a bar redrawn in place
     turns an executed notebook into hundreds of outputs.
+
+    Parameters
+    ----------
+    items
+        Items to iterate over.
+    total
+        Number of items.
+    label
+        Name of the work.
     """
     if interactive():
         from tqdm.auto import tqdm
@@ -42,18 +57,20 @@ def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        # Counted from the first item, which carries the start of the worker processes.
+        # Counted from the first item, which includes the start of the worker processes.
         first = first or now
         left = f", {clock((now - first) / (done - 1) * (total - done))} left" if done > 1 else ""
         if now - shown >= LINE_EVERY_S or (done == total and now - started >= 1):
             shown = now
-            print(f"{label}: {done}/{total}{left}", file=sys.stdout, flush=True)
+            print(f"{label}: {done}/{total}{left}", flush=True)
 
 
 def clock(seconds: float) -> str:
-    """A duration for reading: ``3:07 min`` or ``2 h 05 min``."""
+    """Format a duration: ``33 s``, ``3 min 07 s`` or ``2 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d} min"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def parallel_map(
@@ -67,6 +84,9 @@ def parallel_map(
 ) -> list[Any]:
     """Apply a function to every item, in worker processes, and return the results in the order of the items.
 
+    A single item and a single worker have a process of their own, too: a crash costs one item, and
+    the results do not depend on the number of workers, each of which runs one thread.
+
     Parameters
     ----------
     function
@@ -76,8 +96,8 @@ def parallel_map(
     label
         Name of the work in the progress display.
     errors
-        ``raise`` the first exception; or ``return`` exceptions in place of results, so that one bad
-        slide costs that slide alone. An item that kills its process has a `BrokenProcessPool`.
+        ``raise`` the first exception; or ``return`` exceptions in place of results, so that a slide
+        that cannot be processed does not stop the others.
     workers
         Number of processes; default `n_workers`.
     threads
@@ -91,10 +111,8 @@ def parallel_map(
     workers = min(n_workers() if workers is None else workers, len(items))
     if threads is not None:
         pairs = _in_threads(function, items, threads)
-    elif workers <= 1:
-        pairs = _in_process(function, items)
     else:
-        pairs = _in_pool(function, items, workers)
+        pairs = _in_pool(function, items, workers) if workers else _in_process(function, items)
     results: dict[int, Any] = {}
     with closing(pairs):
         for index, result in progress(pairs, total=len(items), label=label):
@@ -102,10 +120,6 @@ def parallel_map(
                 raise result
             results[index] = result
     return [results[index] for index in range(len(items))]
-
-
-Indexed = Generator[tuple[int, Any], None, None]
-"""Pairs of an item's position and its result, or the exception that it raised, as they come."""
 
 
 def _in_process(function: Callable[[T], Any], items: Sequence[T]) -> Indexed:
@@ -145,17 +159,32 @@ def _in_pool(function: Callable[[T], Any], items: Sequence[T], workers: int) -> 
     for index in sorted(unfinished):
         with _pool(1) as pool:
             future = pool.submit(function, items[index])
-            yield index, future.exception() or future.result()
+            died = isinstance(future.exception(), BrokenProcessPool)
+            yield index, _died() if died else future.exception() or future.result()
+
+
+def _died() -> WsibenchError:
+    return WsibenchError(
+        "The worker process was killed, by a crash in a library or for lack of memory.",
+        "Check that the file is complete; with little memory, use fewer --workers.",
+    )
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: torch, numba and OpenSlide hold threads and locks that a fork would copy.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
 
 
-def _one_thread() -> None:
-    """Keep libraries from starting a thread a core in each of several processes."""
+def _start_worker(parent: int) -> None:
+    """Restrict libraries to one thread in each of several processes, and end with the parent process."""
     for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
         os.environ[f"{name}_NUM_THREADS"] = "1"
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_EVERY_S)
+    os._exit(1)

@@ -1,9 +1,8 @@
-"""Tables that others made: rows of text, and matrices of numbers with an id a row."""
+"""Reading of the user's tables: rows of text, and matrices of numbers with one id a row."""
 
 import csv
 import gzip
 import warnings
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import pandas as pd
 
 from wsibench.core.errors import CohortError
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zlib.error)
-"""What libraries raise for a file that is torn or of another kind."""
+NOT_FOUND = "Paths in study.yaml are relative to its own folder."
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -30,9 +28,10 @@ def read_rows(path: Path) -> pd.DataFrame:
             # utf-8-sig: Excel's "CSV UTF-8" starts with a byte-order mark.
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
-        raise CohortError(f"There is no table {path}.", "Paths in study.yaml are relative to its own folder.") from None
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        raise CohortError(f"There is no table {path}.", NOT_FOUND) from None
+    except (OSError, ValueError, csv.Error, pd.errors.ParserWarning) as error:
         raise CohortError(f"{path} cannot be read as a CSV: {error}.", "Save it as comma-separated UTF-8.") from None
+    _check_commas(path, frame.columns[0])
     if frame.empty:
         raise CohortError(f"{path} has no rows.")
     return frame
@@ -44,37 +43,38 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
     Parameters
     ----------
     path
-        CSV, gzipped CSV, Parquet or h5ad, told apart by name.
+        CSV, gzipped CSV, Parquet or h5ad, by its suffix.
     id_column
-        What the first column has to be called; an h5ad's index may be called anything.
+        Required name of the first column; an h5ad's index may have any name.
     ids
-        Ids that are expected, to recognise a table that lies the wrong way round.
+        Expected ids, to recognise a transposed table.
 
     Returns
     -------
     values
-        Numbers as they stand, indexed by id (str), one column a variable (str); NaN where empty.
+        Numbers indexed by id (str), one column a variable (str); NaN where empty.
     var
-        What an h5ad says about its variables, else no columns.
+        Annotation of the variables in an h5ad, else without columns.
 
     Raises
     ------
     CohortError
-        For a missing or unknown kind of file, a first column of another name, a table the wrong way
-        round, duplicate rows or columns, and anything that is not a finite number or empty.
+        For a missing file, an unknown kind of file, a first column of another name, a transposed table,
+        duplicate rows or columns, and anything that is neither a finite number nor empty.
     """
     if not path.exists():
-        raise CohortError(f"There is no table {path}.", "Paths in study.yaml are relative to its own folder.")
+        raise CohortError(f"There is no table {path}.", NOT_FOUND)
     readers = {".csv": _read_csv, ".csv.gz": _read_csv, ".parquet": _read_parquet, ".h5ad": _read_h5ad}
     suffix = next((suffix for suffix in readers if path.name.endswith(suffix)), None)
     if suffix is None:
         raise CohortError(f"{path} is not a kind of table that can be read.", f"Use one of {', '.join(readers)}.")
     try:
         values, var = readers[suffix](path, id_column, ids)
-    except UNREADABLE as error:
-        raise CohortError(
-            f"{path} cannot be read as {suffix}: {error}.", "Is the file whole, and of that kind?"
-        ) from None
+    except CohortError:
+        raise
+    except Exception as error:  # libraries raise all kinds for damaged files
+        what = f"{path} cannot be read as {suffix}: {type(error).__name__}: {error}."
+        raise CohortError(what, "Check that the file is complete and of that kind.") from None
     if values.empty:
         raise CohortError(f"{path} has no {'columns of numbers' if len(values) else 'rows'}.")
     _check_unique(path, "row", values.index)
@@ -83,20 +83,20 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
 
 
 def some(values: Collection[str], n: int = 3) -> str:
-    """The first few of many, for a message: ``a, b, c and 7 more``."""
+    """Join the first `n` of many values for a message: ``a, b, c and 7 more``."""
     values = list(values)
     rest = f" and {len(values) - n} more" if len(values) > n else ""
     return ", ".join(map(str, values[:n])) + rest
 
 
 def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    # The header is read apart, since pandas renames duplicate columns without a word.
+    # The header is read separately, since pandas silently renames duplicate columns.
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
     _check_header(path, header, id_column, ids)
     try:
-        # A converter leaves ids alone, where dtype=str would take a patient called NA for nobody.
+        # A converter keeps ids as they are, where dtype=str would read a patient called NA as missing.
         frame = pd.read_csv(
             path, header=None, skiprows=1, index_col=False, converters={0: str}, encoding="utf-8-sig", low_memory=False
         )
@@ -126,9 +126,11 @@ def _read_parquet(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.
 def _read_h5ad(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     import anndata
 
-    with warnings.catch_warnings():  # names that are not unique get an error of ours
+    with warnings.catch_warnings():  # names that are not unique are refused below
         warnings.simplefilter("ignore", UserWarning)
         adata = anndata.read_h5ad(path)
+    if hasattr(adata.X, "check_format"):  # without it, toarray writes wherever damaged indices point to
+        adata.X.check_format(full_check=True)
     _check_header(path, [id_column, *adata.var_names], id_column, ids)
     values = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
     frame = pd.DataFrame(values, index=adata.obs_names.astype(str).rename(id_column), columns=adata.var_names)
@@ -136,25 +138,31 @@ def _read_h5ad(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.Dat
 
 
 def _check_header(path: Path, header: list[str], id_column: str, ids: Collection[str]) -> None:
-    crosswise = [name for name in header[1:] if name in set(ids)]
-    if crosswise:
+    transposed = [name for name in header[1:] if name in set(ids)]
+    if transposed:
         raise CohortError(
-            f"{path} lies the wrong way round: its columns are {id_column}s ({some(crosswise)}).",
+            f"{path} is transposed: its columns are {id_column}s ({some(transposed)}).",
             f"Transpose it: one row a {id_column.removesuffix('_id')}, first column {id_column}.",
         )
+    _check_commas(path, header[0] if header else "")
     if not header or header[0] != id_column:
         found = repr(header[0]) if header else "missing"
         raise CohortError(f"{path}: the first column has to be {id_column!r}, it is {found}.", "Rename it.")
     _check_unique(path, "column", pd.Index(header[1:]))
 
 
+def _check_commas(path: Path, first_column: str) -> None:
+    if ";" in first_column:
+        raise CohortError(f"{path} is separated by semicolons.", "Save it with commas between the columns.")
+
+
 def _check_unique(path: Path, what: str, names: pd.Index) -> None:
     if names.hasnans or (names == "").any():
         raise CohortError(f"{path} has a {what} without a name.")
-    twice = names[names.duplicated()].unique()
-    if len(twice):
+    duplicates = names[names.duplicated()].unique()
+    if len(duplicates):
         raise CohortError(
-            f"{path} has more than one {what} called {some(twice)}.",
+            f"{path} has more than one {what} called {some(duplicates)}.",
             f"Every {what} needs a name of its own: keep one of them, or average them.",
         )
 
