@@ -94,7 +94,7 @@ def study_of(root: Path, slide: Path, kind: str, n_encoders: int) -> str:
 
 def embed(slide: Path, kind: str, n_encoders: int, n_passes: int) -> dict[str, float]:
     """Embed the slide in this process, so many times."""
-    os.environ |= {"WSIBENCH_TRUST": "1", "WSIBENCH_WORKERS": "1"}
+    os.environ |= {"WSIBENCH_TRUST": "1", "WSIBENCH_WORKERS": "0"}
     import torch
 
     from wsibench import tiling

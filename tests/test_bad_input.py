@@ -20,7 +20,7 @@ N = 40
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 @pytest.fixture

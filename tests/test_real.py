@@ -69,7 +69,7 @@ def test_a_slide_without_mpp_works_once_it_is_given(real_data, data_root):
 
 def test_a_real_cohort_goes_from_tables_to_a_leaderboard(real_data, data_root, monkeypatch):
     """The tracked study with what costs most left out: other probes, permutations, targets, figures."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     content = yaml.safe_load((CHECKOUT / "data" / "tcga-brca-hif" / "study.yaml").read_text())
     assert content["folds"]["repeats"] == 5
     content["folds"]["schemes"] = ["preserved-site"]

@@ -46,7 +46,7 @@ EXTERNAL = {
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
     """Workers of their own would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 def write_cohort(folder: Path, *, prefix: str, seed: int, n: int = N) -> None:
@@ -90,7 +90,7 @@ def finished(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("external") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSIBENCH_DATA", str(root))
-        patch.setenv("WSIBENCH_WORKERS", "1")
+        patch.setenv("WSIBENCH_WORKERS", "0")
         for name, prefix, seed in COHORTS:
             write_cohort(root / name, prefix=prefix, seed=seed)
             trials.assembled(root / name, folds={"schemes": ["random-patient"]})

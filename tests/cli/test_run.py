@@ -34,7 +34,7 @@ COLUMNS = (
 
 def environment(root: Path) -> dict[str, str]:
     # Slides are few: a second process would only pay for its imports.
-    return {**os.environ, "WSIBENCH_DATA": str(root), "WSIBENCH_WORKERS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, "WSIBENCH_DATA": str(root), "WSIBENCH_WORKERS": "0", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def wsibench(root: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -44,7 +44,7 @@ def write_slide(path, seed):
 @pytest.fixture
 def study(data_root, monkeypatch):
     """Two tiled slides and a broken one."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     folder = data_root / "tiny"
     folder.mkdir()
     for seed, name in enumerate("ab"):

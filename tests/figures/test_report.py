@@ -73,7 +73,7 @@ def write_study(folder, **sections):
 @pytest.fixture
 def folder(data_root, monkeypatch):
     """Tables of 40 patients on 8 sites; one gene is the same in all of them."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     folder = data_root / "own"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -267,7 +267,7 @@ def test_report_links_the_pages_there_are(notebook):
 
 @pytest.mark.real
 def test_real_slides_without_expression(data_root, real_data, monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     study = Study.load("real-slides")
     cohort.build(study)
     tiling.tile_slides(study)

@@ -17,7 +17,7 @@ BOARD = boards.leaderboard(boards.scores())
 @pytest.fixture
 def study(data_root, write_svs, monkeypatch):
     """Two slides of tissue at different resolutions and a file that is no slide; no expression."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     rng = np.random.default_rng(0)
     image = np.full((1600, 2000, 3), 245, np.uint8)
     tissue = np.array([196, 120, 170]) + rng.integers(-15, 15, (900, 1200, 1))

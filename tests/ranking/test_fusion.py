@@ -14,7 +14,7 @@ from wsibench.regression.fit import Job, read_predictions, regress
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
     """Workers of their own would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ GOOD, NULL = [f"G{i}" for i in range(trials.GENES)], [f"G{i}" for i in range(2 *
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from wsibench.regression.fit import jobs
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
     """Workers of their own would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("ranked")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSIBENCH_DATA", str(root))
-        patch.setenv("WSIBENCH_WORKERS", "1")
+        patch.setenv("WSIBENCH_WORKERS", "0")
         trials.write_tables(root / "trial")
         yield ranked(root / "trial")
 

@@ -11,7 +11,7 @@ from wsibench.ranking.site_predictability import COLUMNS, FEWEST, predictability
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from wsibench.regression import fit as regression
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 def ranked(folder, load, **sections):

@@ -21,7 +21,7 @@ from wsibench.regression.probes.ridge import Ridge
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
     """Workers of their own would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def tiled(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSIBENCH_DATA", str(root))
-        patch.setenv("WSIBENCH_WORKERS", "1")
+        patch.setenv("WSIBENCH_WORKERS", "0")
         write_tables(root / "train")
         yield with_tiles(root / "train", abmil=QUICK)
 
@@ -263,7 +263,7 @@ def write_slide(path, seed):
 
 
 def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     train, new = data_root / "train", data_root / "new"
     for folder, seeds in ((train, range(10)), (new, (3, 20))):
         folder.mkdir()

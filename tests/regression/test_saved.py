@@ -26,7 +26,7 @@ def tiled(tmp_path_factory):
     """Sixty patients with tile features, assembled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSIBENCH_DATA", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("WSIBENCH_WORKERS", "1")
+        patch.setenv("WSIBENCH_WORKERS", "0")
         folder = tmp_path_factory.getbasetemp() / os.environ["WSIBENCH_DATA"] / "train"
         write_tables(folder)
         yield with_tiles(folder, abmil=QUICK)

@@ -25,7 +25,7 @@ NULLS = 8
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
     """Workers of their own would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 def clinic(n=N):
@@ -83,7 +83,7 @@ def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("targets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSIBENCH_DATA", str(root))
-        patch.setenv("WSIBENCH_WORKERS", "1")
+        patch.setenv("WSIBENCH_WORKERS", "0")
         yield ranked(load(root / "trial"))
 
 

@@ -24,7 +24,7 @@ def specimen(size: tuple[int, int] = (1600, 1600), box: tuple[int, int, int, int
 def study(data_root, write_svs, monkeypatch):
     """Make a study of the given images: ``study({slide_id: (image, mpp)}, **sections)``."""
 
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
     def make(slides, mpp_column=None, **sections):
         folder = data_root / "own"

@@ -45,7 +45,7 @@ def slide_bytes(seed: int) -> bytes:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
     monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
         for seed, patient in enumerate(PATIENTS):

@@ -55,7 +55,7 @@ def biopsies(monkeypatch) -> None:
     """Slides of a tenth of the size, so that a cohort takes a second; in this process only."""
     monkeypatch.setattr("wsibench.cohort.simulation.histology.GLASS_UM", 420.0)
     monkeypatch.setattr("wsibench.cohort.simulation.histology.TISSUE_UM", 150.0)
-    monkeypatch.setenv("WSIBENCH_WORKERS", "1")
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 # Slides

@@ -71,7 +71,7 @@ def read_star(paths: Mapping[str, Path]) -> "AnnData":
         counts[row] = _numbers(columns["unstranded"], path)[kept]
         tpm[row] = _numbers(columns["tpm_unstranded"], path)[kept]
 
-    with ThreadPoolExecutor(n_workers()) as pool:
+    with ThreadPoolExecutor(n_workers() or 1) as pool:
         for _ in progress(pool.map(read, range(len(patients))), total=len(patients), label="01 STAR counts"):
             pass
     np.log2(np.add(tpm, 1, out=tpm), out=tpm)
