@@ -177,7 +177,7 @@ def test_a_notebook_runs_by_itself_under_papermill(mini):
 def test_an_unknown_parameter_is_refused_under_papermill(mini):
     ran = papermill(mini[0], "01_cohort", "-p", "study", "mini", "-p", "tile_px", "224")
     assert ran.returncode == 1
-    assert "takes no parameter 'tile_px'. It takes: study." in ran.stderr
+    assert "has no parameter 'tile_px'. It has: study" in ran.stderr
 
 
 def test_a_failing_notebook_is_named_with_its_error(mini, tmp_path):

@@ -83,6 +83,7 @@ from .errors import (
 from .errors import (
     WsibenchError as WsibenchError,
 )
+from .notebook import inline_image as inline_image
 from .parallel import (
     LINE_EVERY_S as LINE_EVERY_S,
 )

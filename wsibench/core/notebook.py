@@ -1,106 +1,98 @@
-"""What every notebook does first and last: open its study, stop where it does not apply, show pictures."""
+"""Helpers of the notebooks: open a study, skip a stage that does not apply, show figures."""
 
-import ast
+import base64
 import html
 import io
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
+from nbformat.v4 import new_code_cell
 
 from wsibench.core.errors import StudyError
 from wsibench.core.study import Study
 
-PAPERMILL_CELL = "# Parameters"
-"""First line of the cell that papermill injects; our own parameters cells begin with ``# parameters``."""
+SCREEN_DPI = 110
+MAX_PNG_BYTES = 500_000
+"""Size above which a figure, then one of tissue, is shown as JPEG, which is five times smaller."""
 
 
 def begin(study: str | Study) -> Study:
-    """Open the study a notebook was asked for, and say which it is.
+    """Open the study of a notebook, and display its title, key and folder.
 
     Parameters
     ----------
     study
-        Name of a folder of data/ that holds a study.yaml.
+        Name of a study, or the study itself.
 
     Raises
     ------
     StudyError
-        For an unknown study, an unknown key in its study.yaml, or a parameter that the notebook does
-        not take (papermill itself only warns about those).
+        For an unknown study, an invalid study.yaml, or a parameter that the notebook does not have.
     """
-    _check_parameters()
-    _run_all_cells()
+    shell = get_ipython()
+    if shell is not None:
+        shell.input_transformers_cleanup[:] = [each for each in shell.input_transformers_cleanup if each is not _skip]
+        _check_parameters(shell.user_ns.get("In", []))
     opened = Study.load(study) if isinstance(study, str) else study
     display(Markdown(f"**{opened.title}** — study `{opened.name}`, key `{opened.key}`, files in `{opened.root}`"))
     return opened
 
 
-def require(room: ModuleType, study: Study) -> None:
-    """Say why a stage does not apply to the study, and pass over the cells that follow.
+def require(stage: ModuleType, study: Study) -> None:
+    """Say why a stage does not apply to a study, and skip the cells that follow.
 
-    Nothing is raised, so that a batch run of a study without, say, expression ends well.
+    Nothing is raised, so that a batch run of a study without, for example, expression succeeds.
     """
-    reason = room.not_applicable(study)
+    reason = stage.not_applicable(study)
+    shell = get_ipython()
     if reason:
-        display(Markdown(f"**Not applicable.** {reason} The cells below are passed over."))
-        _pass_over_cells()
+        display(Markdown(f"**Not applicable.** {reason} The cells below are skipped."))
+        if shell is not None:
+            shell.input_transformers_cleanup.append(_skip)
 
 
 def show(figure: Any) -> None:
-    """Show a figure with its alternative text, which plain inline output would lose.
-
-    Parameters
-    ----------
-    figure
-        A matplotlib figure made by `wsibench.figures`, which carries its text as ``figure.alt``.
-    """
-    from wsibench.figures.stage import SCREEN_DPI, inline
-
+    """Display a matplotlib figure of `wsibench.figures` with its alternative text, ``figure.alt``."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * SCREEN_DPI)
-    source, width_px = inline(buffer.getvalue(), dpi=2 * SCREEN_DPI)
-    page = f'<figure><img alt="{html.escape(figure.alt, quote=True)}" width="{width_px}" src="{source}"></figure>'
-    display(HTML(page))
+    source, width_px = inline_image(buffer.getvalue(), dpi=2 * SCREEN_DPI)
+    alt = html.escape(figure.alt, quote=True)
+    display(HTML(f'<figure><img alt="{alt}" width="{width_px}" src="{source}"></figure>'))
 
 
-def _pass_over_cells() -> None:
-    shell = get_ipython()
-    if shell is not None and _skip not in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.append(_skip)
+def inline_image(png: bytes, *, dpi: int) -> tuple[str, int]:
+    """Encode a figure for a page: its data URI, and its width on a screen in pixels."""
+    from PIL import Image
 
-
-def _run_all_cells() -> None:
-    shell = get_ipython()
-    if shell is not None and _skip in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.remove(_skip)
+    with Image.open(io.BytesIO(png)) as image:
+        width_px = round(image.width * SCREEN_DPI / dpi)
+        if len(png) <= MAX_PNG_BYTES:
+            return f"data:image/png;base64,{base64.b64encode(png).decode()}", width_px
+        jpeg = io.BytesIO()
+        image.convert("RGB").save(jpeg, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}", width_px
 
 
 def _skip(lines: list[str]) -> list[str]:
-    """Empty a cell, unless it sets parameters or opens a study: then another one may be stepped through."""
-    first = lines[0].lower() if lines else ""
-    opens = first.startswith(PAPERMILL_CELL.lower()) or any("notebook.begin(" in line for line in lines)
-    return lines if opens else ["\n"]
+    """Empty a cell, unless it sets parameters or opens a study, after which the notebook can run again."""
+    opens = any("notebook.begin(" in line for line in lines)
+    return lines if opens or (lines and lines[0].lower().startswith("# parameters")) else ["\n"]
 
 
-def _check_parameters() -> None:
-    shell = get_ipython()
-    cells = shell.user_ns.get("In", []) if shell is not None else []
-    declared = _assigned(cells, lambda cell: cell.startswith(PAPERMILL_CELL.lower()))
-    given = _assigned(cells, lambda cell: cell.startswith(PAPERMILL_CELL))
-    unknown = sorted(given - declared)
-    if unknown and declared:
-        names = ", ".join(sorted(declared))
-        raise StudyError(f"This notebook takes no parameter {', '.join(map(repr, unknown))}.", f"It takes: {names}.")
+def _check_parameters(cells: list[str]) -> None:
+    """Refuse parameters, in the cell that papermill injects, that the notebook's own cell does not declare."""
+    injected = [cell for cell in cells if cell.startswith("# Parameters")]
+    declared = [cell for cell in cells if cell.startswith("# parameters")]
+    if injected and declared:
+        allowed, given = _names(declared), _names(injected)
+        if unknown := given - allowed:
+            names = ", ".join(map(repr, sorted(unknown)))
+            raise StudyError(f"This notebook has no parameter {names}.", f"It has: {', '.join(sorted(allowed))}.")
 
 
-def _assigned(cells: list[str], chosen: Callable[[str], bool]) -> set[str]:
-    """Names that the chosen cells assign."""
-    names: set[str] = set()
-    for cell in filter(chosen, cells):
-        for node in ast.walk(ast.parse(cell)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.add(node.id)
-    return names
+def _names(cells: list[str]) -> set[str]:
+    from papermill.translators import PythonTranslator
+
+    return {each.name for cell in cells for each in PythonTranslator.inspect(new_code_cell(cell))}
