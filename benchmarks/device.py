@@ -18,9 +18,9 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsibench.embedding.encoders import encoder
-from wsibench.embedding.models import DTYPES, Model, with_layers
-from wsibench.embedding.registry import Encoder
+from wsibench.core import Encoder
+from wsibench.embedding import encoder
+from wsibench.embedding.models import DTYPES, Model, layer_kwargs
 
 FIVE = ["dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon"]
 CONFIGS = {
@@ -43,7 +43,7 @@ def build(record: Encoder) -> torch.nn.Module:
     """The encoder's module with random weights."""
     if record.name in CONFIGS:
         return getattr(transformers, record.arch)(CONFIGS[record.name](), **record.kwargs)
-    return timm.create_model(record.arch, **(with_layers(record) | {"num_classes": 0}))
+    return timm.create_model(record.arch, **(layer_kwargs(record) | {"num_classes": 0}))
 
 
 def rate(function: Callable[[torch.Tensor], object], batch: torch.Tensor, seconds: float) -> float:

@@ -84,7 +84,9 @@ def study_of(root: Path, slide: Path, kind: str, n_encoders: int) -> str:
     folder.mkdir(parents=True)
     (folder / "nullcode.py").write_text(NULL)
     (folder / "slides.csv").write_text(f"slide_id,patient_id,path\nmosaic,P1,{slide}\n")
-    encoders = ", ".join(f'{{name: null{index}, callable: "nullcode:{kind}"}}' for index in range(n_encoders))
+    encoders = ", ".join(
+        f'{{name: null{index}, loader: callable, arch: "nullcode:{kind}"}}' for index in range(n_encoders)
+    )
     (folder / "study.yaml").write_text(
         "title: null encoders\ncohort: {source: local, slides: slides.csv}\n"
         f"tiles: {{tile_um: 112, max_tiles: 1000000, drop: []}}\nencoders: [{encoders}]\ncontrols: []\n"
@@ -97,10 +99,9 @@ def embed(slide: Path, kind: str, n_encoders: int, n_passes: int) -> dict[str, f
     os.environ |= {"WSIBENCH_TRUST": "1", "WSIBENCH_WORKERS": "0"}
     import torch
 
-    from wsibench import tiling
+    from wsibench import embedding, tiling
     from wsibench.cohort import build as cohort
     from wsibench.core import Study
-    from wsibench.embedding import embed as embedding
     from wsibench.embedding import models  # noqa: F401  (imported before the clock starts)
 
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from wsibench import tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, Study, read_failures
-from wsibench.embedding.feature_store import read_features
+from wsibench.embedding import read_features
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression
 from wsibench.tiling import read_tiles

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import Study, writing
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.feature_store import write_features
+from wsibench.embedding import write_features
 
 GENES = 12
 """Genes in each of the groups good, site and null."""

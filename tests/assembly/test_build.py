@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, Failure, NotReady, Study, read_meta, record_failures, writing
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.feature_store import write_features
+from wsibench.embedding import write_features
 
 SLIDES = [  # slide, patient, site, number of tiles
     ("a1", "A", "X", 3),

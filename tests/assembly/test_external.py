@@ -336,7 +336,9 @@ def test_another_resolution_of_decoding_is_said(data_root, monkeypatch):
     monkeypatch.setenv("WSIBENCH_TRUST", "1")
     write_cohort(data_root / "b", prefix="Q", seed=20, n=18)
     (data_root / "b" / "wide.py").write_text("def encoder(device):\n    return lambda tiles: tiles\n")
-    study = tiled(data_root, encoders=["colour", {"name": "wide", "callable": "wide:encoder", "px": 448}])
+    study = tiled(
+        data_root, encoders=["colour", {"name": "wide", "loader": "callable", "arch": "wide:encoder", "px": 448}]
+    )
     with pytest.warns(external.UnlikeDecoding, match=r"colour were decoded at 0.5 µm/px in a and at 0.25 in b"):
         assembly.assemble(study)
 

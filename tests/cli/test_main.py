@@ -79,7 +79,7 @@ def test_unknown_names_are_refused_before_anything_runs(data_root, capsys, key, 
 def test_code_that_a_study_names_runs_only_when_trusted(data_root, capsys, monkeypatch):
     monkeypatch.delenv("WSIBENCH_TRUST", raising=False)
     (data_root / "mine").mkdir()
-    text = "title: T\ncohort: {source: simulate}\nencoders: [{name: mine, callable: 'os:getcwd'}]\n"
+    text = "title: T\ncohort: {source: simulate}\nencoders: [{name: mine, loader: callable, arch: 'os:getcwd'}]\n"
     (data_root / "mine" / "study.yaml").write_text(text)
     assert main(["run", "mine"]) == 1
     assert "--trust" in capsys.readouterr().err

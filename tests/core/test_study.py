@@ -97,7 +97,7 @@ def test_moved_data_folder_keeps_the_checkouts_studies(data_root):
         "features: {'../../../esc': {folder: in}}",
         "features: {a/b: {table: x.csv}}",
         "encoders: ['..']",
-        "encoders: [{name: ../mine, callable: 'a:b'}]",
+        "encoders: [{name: ../mine, loader: callable, arch: 'a:b'}]",
         "controls: ['.hidden']",
         'targets: {"a\\nb": {column: site}}',
         "probes: ['../ridge']",

@@ -10,8 +10,6 @@ from wsibench.assembly import pooling as vectors
 from wsibench.cohort import build as cohort
 from wsibench.core import NotReady, Study
 from wsibench.embedding import controls
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.encoders import tile_encoders
 
 
 @pytest.fixture
@@ -27,32 +25,6 @@ PATIENTS = {"source": "local", "patients": "patients.csv", "expression": "rna.h5
 def load(folder, **sections):
     (folder / "study.yaml").write_text(yaml.safe_dump({"title": "T", "cohort": SLIDES, **sections}))
     return Study.load(folder.name)
-
-
-@pytest.mark.parametrize(
-    ("sections", "expected"),
-    [
-        ({"encoders": ["uni"]}, ["colour", "texture", "random-vit"]),
-        ({"encoders": ["uni", "texture"]}, ["colour", "random-vit"]),
-        ({"encoders": ["uni"], "controls": []}, []),
-        ({"encoders": ["uni"], "controls": ["resnet50", "site"]}, ["resnet50"]),
-        ({"features": {"uni": {"folder": "theirs"}}}, []),
-        ({"features": {"uni": {"folder": "theirs"}}, "encoders": ["phikon"]}, ["colour", "texture", "random-vit"]),
-        ({"features": {"good": {"table": "good.csv"}}}, []),
-        ({"features": {"good": {"table": "good.csv"}}, "cohort": PATIENTS}, []),
-        ({"cohort": {"source": "simulate"}, "encoders": ["uni"]}, ["colour", "texture", "random-vit"]),
-    ],
-)
-def test_tiles_are_looked_at_for_controls_where_they_are_looked_at_anyway(folder, sections, expected):
-    study = load(folder, **sections)
-    assert controls.tile_controls(study) == expected
-    assert [each.name for each in tile_encoders(study)] == [*study.encoders, *expected]
-
-
-def test_a_study_of_tables_alone_still_has_no_tiles(folder):
-    study = load(folder, features={"good": {"table": "good.csv"}})
-    assert "no encoder of tiles" in embedding.not_applicable(study)
-    assert "neither encoders nor features" in assembly.not_applicable(load(folder))
 
 
 def test_sites_and_subtypes_decide_the_rest_once_the_cohort_is_read(folder, monkeypatch):

@@ -1,7 +1,6 @@
-"""From pixels to embeddings: the whole tile, resampled once, through the very model that the card names."""
+"""Loading encoders: whole tiles are resampled once and embedded by the model that the card names."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from wsibench.core import WeightsError
-from wsibench.embedding import models
-from wsibench.embedding.encoders import encoder
-from wsibench.embedding.registry import ENCODERS
+from wsibench.embedding import ENCODERS, encoder, models
 
 FIVE = ["dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon"]
 SMALL_TIMM = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -63,7 +60,7 @@ def saved(name, size, folder):
         module = open_layer_scales(timm.create_model(record.arch, num_classes=0, **kwargs))
         save_file(module.state_dict(), folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps({"architecture": record.arch, "num_classes": 0}))
-        record = replace(record, kwargs=kwargs)
+        record = record.model_copy(update={"kwargs": kwargs})
         direct = module
     else:
         sizes = SMALL if size == "small" else FULL[name]
@@ -83,7 +80,7 @@ def saved(name, size, folder):
             direct = lambda pixels: module(pixels).last_hidden_state[:, 0]  # noqa: E731
         module.save_pretrained(folder)
     if size == "small":
-        record = replace(record, dim=32, parameters=None)
+        record = record.model_copy(update={"dim": 32, "parameters": None})
     return record, folder, torch.inference_mode()(direct)
 
 
@@ -92,7 +89,7 @@ def by_hand(tiles, record):
     how = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[record.interpolation]
     images = [Image.fromarray(tile).resize((record.px, record.px), how) for tile in tiles.numpy()]
     pixels = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2) / 255
-    mean, std = (np.reshape(values, (3, 1, 1)) for values in record.stats)
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (record.mean, record.std))
     return torch.from_numpy(((pixels - mean) / std).astype(np.float32))
 
 
@@ -102,7 +99,7 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FIVE)
-def test_an_encoder_loaded_offline_embeds_as_its_own_library_does(name, size, tmp_path, monkeypatch):
+def test_embeddings_equal_those_of_the_encoders_library(name, size, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     record, folder, direct = saved(name, size, tmp_path / name)
     tiles = tissue(record.px)
@@ -120,7 +117,7 @@ def test_an_encoder_loaded_offline_embeds_as_its_own_library_does(name, size, tm
 
 @pytest.mark.parametrize("name", [*FIVE, "resnet50", "colour", "random-vit"])
 @pytest.mark.parametrize("px", [256, 449])
-def test_the_whole_tile_is_resampled_once_as_pillow_does(name, px):
+def test_whole_tiles_are_resampled_as_by_pillow(name, px):
     record, tiles = encoder(name), noise(px)
     got = models.square(tiles, record).permute(0, 2, 3, 1).numpy()
     how = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[record.interpolation]
@@ -132,12 +129,12 @@ def test_the_whole_tile_is_resampled_once_as_pillow_does(name, px):
 
 
 @pytest.mark.parametrize("record", ENCODERS.values(), ids=lambda record: record.name)
-def test_a_tile_of_the_encoders_own_size_is_not_resampled(record):
+def test_tiles_of_the_input_size_are_not_resampled(record):
     tiles = noise(record.px, 1)
     assert torch.equal(models.square(tiles, record).permute(0, 2, 3, 1), tiles)
 
 
-def test_geometry_card_crops_where_the_card_does_and_nowhere_else():
+def test_geometry_card_crops_for_encoders_whose_card_crops():
     tiles = noise(256)
     cropped = models.square(tiles, encoder("dinov2-large"), "card").permute(0, 2, 3, 1)
     assert torch.equal(cropped, tiles[:, 16:240, 16:240])
@@ -154,7 +151,7 @@ def test_an_embedding_depends_on_its_tile_alone(name):
     torch.testing.assert_close(model(tiles[1:2]), together[1:2], atol=1e-5, rtol=1e-5)
 
 
-def test_the_random_vit_is_the_same_in_every_process_and_leaves_the_generator_alone():
+def test_the_random_vit_is_reproducible_and_keeps_the_generators_state():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = models.load(encoder("random-vit"))(noise(224))
@@ -163,9 +160,9 @@ def test_the_random_vit_is_the_same_in_every_process_and_leaves_the_generator_al
     assert torch.equal(models.load(encoder("random-vit"))(noise(224)), first)
 
 
-def test_the_mean_of_patches_leaves_class_and_register_tokens_out():
+def test_the_mean_of_patches_excludes_class_and_register_tokens():
     tokens = torch.arange(7.0).view(1, 7, 1)
-    record = replace(encoder("virchow2"), dim=2)
+    record = encoder("virchow2").model_copy(update={"dim": 2})
     assert models.pooled(tokens, record).tolist() == [[0.0, 5.5]]  # class token 0; patches 5 and 6
 
 
@@ -174,7 +171,7 @@ def test_a_model_built_from_the_repositorys_own_config(tmp_path):
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     config = {"architecture": "vit_small_patch8_224", "num_classes": 0, "model_args": {"img_size": 32} | SMALL_TIMM}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    record = replace(encoder("lunit-s8"), px=32, dim=32)
+    record = encoder("lunit-s8").model_copy(update={"px": 32, "dim": 32})
     tiles = noise(32)
     with torch.inference_mode():
         torch.testing.assert_close(models.load(record, tmp_path)(tiles), module(by_hand(tiles, record)))
@@ -185,12 +182,12 @@ def test_a_model_built_from_the_repositorys_own_config(tmp_path):
     ("change", "message"),
     [
         (lambda state: state.pop(sorted(state)[0]), "1 weights are missing"),
-        (lambda state: state.update(extra=torch.zeros(2)), r"1 are not of it \(such as extra\)"),
+        (lambda state: state.update(extra=torch.zeros(2)), r"1 are unexpected \(such as extra\)"),
         (lambda state: state.update({sorted(state)[-1]: torch.zeros(7)}), "cannot be loaded|weights are missing"),
     ],
     ids=["missing", "unexpected", "misshapen"],
 )
-def test_weights_of_something_else_do_not_load(name, change, message, tmp_path):
+def test_weights_of_another_model_are_refused(name, change, message, tmp_path):
     record, folder, _ = saved(name, "small", tmp_path / name)
     state = load_file(folder / "model.safetensors")
     change(state)
@@ -200,7 +197,7 @@ def test_weights_of_something_else_do_not_load(name, change, message, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["uni", "phikon"])
-def test_a_file_that_is_cut_off_does_not_load(name, tmp_path):
+def test_a_truncated_file_is_refused(name, tmp_path):
     record, folder, _ = saved(name, "small", tmp_path / name)
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -209,7 +206,7 @@ def test_a_file_that_is_cut_off_does_not_load(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["uni", "phikon"])
-def test_a_pickle_that_runs_code_does_not_load(name, tmp_path):
+def test_a_pickle_that_runs_code_is_refused(name, tmp_path):
     record, folder, _ = saved(name, "small", tmp_path / name)
     (folder / "model.safetensors").unlink()
     torch.save({"weights": Trap()}, folder / "pytorch_model.bin")
@@ -227,10 +224,10 @@ class Trap:
         return setattr, (Trap, "sprung", True)
 
 
-def test_a_model_of_another_size_does_not_load(tmp_path):
+def test_another_number_of_parameters_is_refused(tmp_path):
     record, folder, _ = saved("uni", "small", tmp_path / "uni")
     with pytest.raises(WeightsError, match="its record says 303,350,784"):
-        models.load(replace(record, parameters=303_350_784), folder)
+        models.load(record.model_copy(update={"parameters": 303_350_784}), folder)
 
 
 def test_a_batch_is_halved_until_it_fits(tmp_path):

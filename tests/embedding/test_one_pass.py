@@ -1,22 +1,21 @@
-"""The pass itself: bounded memory, and an interrupted one carried on to the same arrays."""
+"""The pass over one slide: bounded memory, and the same arrays after an interruption."""
 
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from wsibench.core import Artefact, Study
-from wsibench.embedding import one_pass as onepass
-from wsibench.embedding.encoders import encoder
-from wsibench.embedding.feature_store import read_features
-from wsibench.embedding.one_pass import Due, Task, make_features
+from wsibench.core import Artefact, SlideError
+from wsibench.embedding import encoder, one_pass, read_features
+from wsibench.embedding.one_pass import Output, Task, embed_slide, make_features
 
 N_TILES, PX = 640, 224
 
 
 class Endless:
-    """A slide that makes its tiles as they are read, and knows how many batches of them are still alive."""
+    """A slide that makes its tiles as they are read, and counts the batches that are still in memory."""
 
     def __init__(self):
         self.batches, self.most_alive = [], 0
@@ -41,62 +40,67 @@ class Endless:
 
 
 @pytest.fixture
-def task(data_root, monkeypatch):
-    (data_root / "tiny").mkdir()
-    (data_root / "tiny" / "study.yaml").write_text("title: T\ncohort: {source: simulate}\nencoders: [colour]\n")
-    study = Study.load("tiny")
+def tiles():
     tiles = pd.DataFrame({"x": np.arange(N_TILES), "y": 0})
     tiles.attrs = {"tile_um": 112.0, "slide_mpp": 0.5}
-    monkeypatch.setattr(onepass, "read_tiles", lambda path: tiles)
-    due = [
-        Due(encoder(name), None, "", Artefact(study.features_h5(name, "s"), name)) for name in ("colour", "random-vit")
+    return tiles
+
+
+@pytest.fixture
+def task(tmp_path, tiles, monkeypatch):
+    """Two encoders to embed a slide with, neither of which looks at more than a few numbers."""
+    monkeypatch.setattr(one_pass, "read_tiles", lambda path: tiles)
+    monkeypatch.setattr(one_pass, "_loaded", lambda *_: first_numbers)
+    outputs = [
+        Output(encoder(name), None, "", Artefact(tmp_path / name / "s.h5", name)) for name in ("colour", "random-vit")
     ]
-    return Task(study, "s", data_root / "s.svs", 0.5, tuple(due))
+    return Task("s", tmp_path / "s.svs", tuple(outputs), wanted_mpp=0.5)
 
 
-def test_no_more_than_a_few_batches_of_a_slide_are_in_memory(task, monkeypatch):
+def first_numbers(batch):
+    return batch[:, :4, 0, 0].float()
+
+
+def test_only_a_few_batches_of_tiles_are_in_memory(task, monkeypatch):
     slide = Endless()
-    monkeypatch.setattr(onepass, "open_slide", lambda *_, **__: slide)
-    monkeypatch.setattr(onepass, "_load", lambda due, study, device: lambda tiles: tiles[:, :4, 0, 0].float())
+    monkeypatch.setattr(one_pass, "open_slide", lambda *_, **__: slide)
     assert make_features(task)[0] == N_TILES
-    assert len(slide.batches) == N_TILES / onepass.BATCH
+    assert len(slide.batches) == N_TILES / one_pass.BATCH
     assert slide.most_alive <= 3
-    features, coords = read_features(task.study.features_h5("colour", "s"))
-    np.testing.assert_array_equal(features[:, 0], np.arange(N_TILES) // onepass.BATCH)
+    features, coords = read_features(task.outputs[0].artefact.path)
+    np.testing.assert_array_equal(features[:, 0], np.arange(N_TILES) // one_pass.BATCH)
     np.testing.assert_array_equal(coords[:, 0], np.arange(N_TILES))
 
 
-def test_tiles_that_cannot_be_decoded_are_left_out_of_features_and_coordinates_alike(task, monkeypatch):
+def test_undecodable_tiles_are_left_out_of_features_and_coordinates(task, monkeypatch):
     slide = Endless()
     read = slide.read_tiles
     slide.read_tiles = lambda xy, **more: ((i[i % 7 != 0], t[i % 7 != 0]) for i, t in read(xy, **more))
-    monkeypatch.setattr(onepass, "open_slide", lambda *_, **__: slide)
-    monkeypatch.setattr(onepass, "_load", lambda due, study, device: lambda tiles: tiles[:, :4, 0, 0].float())
+    monkeypatch.setattr(one_pass, "open_slide", lambda *_, **__: slide)
     n_tiles, _ = make_features(task)
-    features, coords = read_features(task.study.features_h5("colour", "s"))
+    features, coords = read_features(task.outputs[0].artefact.path)
     kept = np.array([index for index in range(N_TILES) if index % 7])
     assert n_tiles == len(kept)
     np.testing.assert_array_equal(coords[:, 0], kept)
-    np.testing.assert_array_equal(features[:, 0], kept // onepass.BATCH)
+    np.testing.assert_array_equal(features[:, 0], kept // one_pass.BATCH)
 
 
-def test_an_interrupted_pass_leaves_nothing_half_made_and_is_carried_on_to_the_same_bytes(task, monkeypatch):
-    monkeypatch.setattr(onepass, "open_slide", lambda *_, **__: Endless())
-    monkeypatch.setattr(onepass, "_load", lambda due, study, device: lambda tiles: tiles[:, :4, 0, 0].float())
+def test_an_interrupted_pass_leaves_no_partial_file_and_is_repeated_to_the_same_bytes(task, monkeypatch):
+    monkeypatch.setattr(one_pass, "open_slide", lambda *_, **__: Endless())
     make_features(task)
-    paths = [due.artefact.path for due in task.due]
+    paths = [output.artefact.path for output in task.outputs]
     unbroken = [path.read_bytes() for path in paths]
     for path in paths:
         path.unlink()
 
-    write = onepass.write_features
+    write = one_pass.write_features
     with monkeypatch.context() as patch:
-        patch.setattr(onepass, "write_features", lambda path, *_, **__: cut(path))
+        patch.setattr(one_pass, "write_features", lambda path, *_, **__: cut(path))
         with pytest.raises(KeyboardInterrupt):
             make_features(task)
     assert not any(path.exists() for path in paths)
-    assert all(due.artefact.due() for due in task.due)
-    assert onepass.write_features is write
+    assert all(output.artefact.due() for output in task.outputs)
+    assert one_pass.write_features is write
     make_features(task)
     assert [path.read_bytes() for path in paths] == unbroken
     assert not list(paths[0].parent.glob(".*part*"))
@@ -105,3 +109,17 @@ def test_an_interrupted_pass_leaves_nothing_half_made_and_is_carried_on_to_the_s
 def cut(path):
     path.write_bytes(b"half")
     raise KeyboardInterrupt
+
+
+def test_embedding_a_slide_needs_no_study(tiles):
+    features, decoded = embed_slide(Endless(), tiles, [first_numbers])
+    assert decoded.all()
+    assert features[0].dtype == np.float16
+    np.testing.assert_array_equal(features[0][:, 0], np.arange(N_TILES) // one_pass.BATCH)
+
+
+def test_a_slide_without_a_decodable_tile_is_refused(tiles):
+    slide = Endless()
+    slide.path, slide.read_tiles = Path("s.svs"), lambda *_, **__: iter(())
+    with pytest.raises(SlideError, match=r"No tile of s\.svs can be decoded"):
+        embed_slide(slide, tiles, [first_numbers], max_bad=1.0)

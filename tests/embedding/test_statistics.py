@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from skimage.color import hed2rgb
 
-from wsibench.embedding import statistics
-from wsibench.embedding.encoders import encoder
+from wsibench.embedding import encoder, statistics
 
 PX = 224
 

@@ -1,4 +1,4 @@
-"""Weights: every way of not having them gives one message that says what to do."""
+"""Weights: every way of not having them is one error with its remedy."""
 
 import json
 import os
@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsibench.core import Study, WeightsError, file_sha256
-from wsibench.embedding import weights
-from wsibench.embedding.encoders import encoder
+from wsibench.embedding import encoder, weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -64,7 +63,7 @@ class Hub(BaseHTTPRequestHandler):
 
 FETCH = """
 import json, sys
-from wsibench.embedding.encoders import encoder
+from wsibench.embedding import encoder
 from wsibench.core import WeightsError
 from wsibench.embedding.weights import fetch
 said = {}
@@ -93,7 +92,7 @@ def hub():
         server.shutdown()
 
 
-def test_every_refusal_of_the_hub_says_what_to_do(hub, tmp_path):
+def test_every_refusal_of_the_hub_has_its_remedy(hub, tmp_path):
     names = ["uni", "virchow2", "phikon", "dinov2-base", "dinov2-large", "dinov2-small"]
     said = fetched(tmp_path, hub, *names, HF_HUB_DOWNLOAD_TIMEOUT="2")
     assert said["uni"] == (
@@ -117,7 +116,7 @@ def test_every_refusal_of_the_hub_says_what_to_do(hub, tmp_path):
     assert "https://huggingface.co/google/medsiglip-448" in offline["medsiglip"]
 
 
-def test_an_unreachable_hub_is_said_to_be_that(tmp_path):
+def test_an_unreachable_hub_is_named_as_the_cause(tmp_path):
     said = fetched(tmp_path, "http://127.0.0.1:9", "dinov2-small")["dinov2-small"]
     assert said.startswith("The weights of dinov2-small are not on this machine, and Hugging Face cannot be reached.")
 
@@ -128,7 +127,7 @@ def study(data_root: Path, text: str) -> Study:
     return Study.load("tiny")
 
 
-def test_the_studys_folder_goes_before_the_environments(data_root, tmp_path, monkeypatch):
+def test_the_studys_folder_takes_precedence_over_the_environments(data_root, tmp_path, monkeypatch):
     (tmp_path / "uni").mkdir()
     monkeypatch.setenv("WSIBENCH_WEIGHTS", str(tmp_path))
     assert weights.local_folder("uni") == tmp_path / "uni"
@@ -160,5 +159,5 @@ def test_other_weights_have_another_hash_and_the_same_file_is_hashed_once(data_r
     assert weights.weights_hash(encoder("uni"), tmp_path) not in (first, file_sha256(path))
 
 
-def test_an_encoder_without_weights_is_told_apart_by_its_construction():
+def test_encoders_without_weights_are_hashed_by_their_construction():
     assert weights.weights_hash(encoder("colour"), None) != weights.weights_hash(encoder("texture"), None)

@@ -8,13 +8,12 @@ import tifffile
 import yaml
 from trials import GENES, assembled, with_tiles, write_tables
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, CohortError, FitError, Study, StudyError, writing
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.feature_store import read_features, write_features
+from wsibench.embedding import read_features, write_features
 from wsibench.regression import prediction, recipe, saved
 from wsibench.regression.fit import Job, read_patients
 from wsibench.regression.probes import PROBES, offer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from wsibench import embedding
 from wsibench.assembly import external
 from wsibench.assembly.pooling import CONTROLS, Vectors, from_table, pooled
 from wsibench.cohort import clinical
@@ -24,10 +25,8 @@ from wsibench.core import (
     some,
     writing,
 )
-from wsibench.embedding import embed as embedding
+from wsibench.embedding import read_coords, read_features, tile_encoders
 from wsibench.embedding.controls import controls
-from wsibench.embedding.encoders import tile_encoders
-from wsibench.embedding.feature_store import read_coords, read_features
 
 if TYPE_CHECKING:
     from anndata import AnnData

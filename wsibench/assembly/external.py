@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from wsibench import embedding
 from wsibench.assembly.pooling import Vectors, from_table, site
 from wsibench.cohort.build import read_cohort
 from wsibench.core import Artefact, CohortError, NotReady, Study, digest, file_sha256, make_key, read_meta, some
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.encoders import encoder, tile_encoders
+from wsibench.embedding import encoder, tile_encoders
 
 if TYPE_CHECKING:
     from anndata import AnnData

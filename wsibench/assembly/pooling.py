@@ -8,7 +8,7 @@ import pandas as pd
 from wsibench.cohort.clinical import covariates, one_hot
 from wsibench.cohort.sample_table import check_not_output
 from wsibench.core import CohortError, SimulatedCohort, Study, digest, key_at, progress, read_matrix, some
-from wsibench.embedding.feature_store import read_features
+from wsibench.embedding import read_features
 
 
 @dataclass

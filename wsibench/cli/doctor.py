@@ -6,7 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from wsibench.core import Study, WsibenchError, data_root, n_workers
+from wsibench.core import PATIENT_CONTROLS, Study, WsibenchError, data_root, n_workers
 
 NEEDED_GB = 5.0
 """Free disk under which a run is likely to end early."""
@@ -35,7 +35,7 @@ def check(study: Study | None = None) -> list[Finding]:
         Finding(True, "real files", os.environ.get("WSIBENCH_REAL_DATA") or "WSIBENCH_REAL_DATA is not set"),
     ]
     if study is not None and not study.parts:  # whose encoders have run in two other studies
-        from wsibench.embedding.controls import tile_controls
+        from wsibench.embedding import tile_controls
 
         findings += [_encoder(study, name) for name in [*study.encoders, *tile_controls(study)]]
     return findings
@@ -68,11 +68,11 @@ def _disk() -> Finding:
 
 
 def _encoder(study: Study, name: str) -> Finding:
-    from wsibench.embedding import encoders
+    from wsibench import embedding
 
     try:
-        if name not in encoders.PATIENT_LEVEL:
-            encoders.find_weights(study, name)
+        if name not in PATIENT_CONTROLS:
+            embedding.find_weights(study, name)
     except WsibenchError as error:
         return Finding(False, name, str(error))
     return Finding(True, name, "at hand")

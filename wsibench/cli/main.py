@@ -175,7 +175,7 @@ def _predict(asked: argparse.Namespace) -> int:
 
 
 def _encoders(asked: argparse.Namespace) -> int:
-    from wsibench.embedding.encoders import encoders_table
+    from wsibench.embedding import encoders_table
 
     print(encoders_table())
     return 0

@@ -9,7 +9,7 @@ from wsibench.cohort.gdc import acquire as acquisition
 from wsibench.cohort.gdc import download, snapshot
 from wsibench.cohort.gdc.client import GdcFile
 from wsibench.core import CohortError, GdcCohort, Study, n_workers
-from wsibench.embedding.encoders import tile_encoders
+from wsibench.embedding import tile_encoders
 
 MB_PER_S = 50.0
 """Bandwidth to reckon with unless another is given."""

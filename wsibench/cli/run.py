@@ -45,7 +45,7 @@ class Stage:
 STAGES = (
     Stage("01_cohort", "cohort.build"),
     Stage("02_tiling", "tiling"),
-    Stage("03_embedding", "embedding.embed"),
+    Stage("03_embedding", "embedding"),
     Stage("04_assembly", "assembly.build"),
     Stage("05_regression", "regression.fit"),
     Stage("06_ranking", "ranking.leaderboard"),
@@ -144,10 +144,10 @@ def run(study: Study, *, first: str = "", last: str = "~", force: bool = False, 
 
 def _check_names(study: Study) -> None:
     """Refuse an unknown encoder or probe now, rather than after the hours that come before it."""
-    from wsibench.embedding import encoders
+    from wsibench import embedding
     from wsibench.regression import probes
 
-    encoders.tile_encoders(study)
+    embedding.tile_encoders(study)
     for probe in study.probes:
         probes.offer(probe)
 

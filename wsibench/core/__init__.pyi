@@ -56,6 +56,9 @@ from .artefacts import (
 from .artefacts import (
     writing as writing,
 )
+from .encoder import (
+    Encoder as Encoder,
+)
 from .errors import (
     CohortError as CohortError,
 )
@@ -109,6 +112,9 @@ from .paths import (
     data_root as data_root,
 )
 from .settings import (
+    PATIENT_CONTROLS as PATIENT_CONTROLS,
+)
+from .settings import (
     TILE_CONTROLS as TILE_CONTROLS,
 )
 from .settings import (
@@ -122,6 +128,9 @@ from .settings import (
 )
 from .settings import (
     GdcCohort as GdcCohort,
+)
+from .settings import (
+    Known as Known,
 )
 from .settings import (
     LocalCohort as LocalCohort,

@@ -27,6 +27,9 @@ PLAIN = {"extra_forbidden": "not a known key", "missing": "missing"}
 TILE_CONTROLS = ("colour", "texture", "random-vit")
 """Control encoders of tiles, none of which needs a download."""
 
+PATIENT_CONTROLS = ("site", "clinical", "subtype-oracle", "oracle")
+"""Controls that are one vector a patient, made at assembly."""
+
 
 class Section(BaseModel):
     """A frozen part of study.yaml that refuses unknown keys."""
@@ -126,17 +129,6 @@ class FeatureFolder(Section):
     layout: Literal["trident", "clam", "lazyslide"] = "trident"  # tool that wrote them
     table: str | None = None  # LazySlide's name of the features, such as ``uni_tiles``
     tcga: Known = "unknown"  # whether TCGA was in the training data of an encoder that wsibench does not know
-
-
-class OwnEncoder(Section):
-    """The user's own encoder: ``encoders: [{name: mine, callable: "module:function"}]``; it needs ``--trust``."""
-
-    # Function that takes torch's name of a device, is called once a process, and returns a function from uint8 tiles
-    # (b, 3, px, px) on that device to embeddings (b, width). The module may lie beside study.yaml.
-    callable: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    px: int = Field(224, ge=1)  # side of the input in pixels
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # interpolation of tiles to this size
-    tcga: Known = "unknown"  # whether TCGA was in its training data
 
 
 class Embedding(Section):

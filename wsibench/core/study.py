@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from wsibench.core.artefacts import digest
+from wsibench.core.encoder import Encoder
 from wsibench.core.errors import StudyError
 from wsibench.core.paths import CHECKOUT, Paths, data_root
 from wsibench.core.settings import (
@@ -26,7 +27,6 @@ from wsibench.core.settings import (
     Limits,
     LocalCohort,
     Name,
-    OwnEncoder,
     Ranking,
     Section,
     SimulatedCohort,
@@ -59,7 +59,7 @@ class Study(Paths, Section):
     features: dict[Name, FeatureTable] = {}
     weights: dict[Name, str] = {}  # local folder of an encoder's weights, by encoder
     # Own encoders, given in `encoders` or `controls`, and folders of tile features, given in `features`, by name.
-    own: dict[Name, OwnEncoder] = {}
+    own: dict[Name, Encoder] = {}
     folders: dict[Name, FeatureFolder] = {}
     embedding: Embedding = Embedding()
     expression: Expression = Expression()
@@ -88,7 +88,7 @@ class Study(Paths, Section):
                     dict(item) for item in listed if isinstance(item, dict) and isinstance(item.get("name"), str)
                 ]
                 content[section] = [item.get("name", item) if isinstance(item, dict) else item for item in listed]
-                own |= {record.pop("name"): record for record in records}
+                own |= {record["name"]: record for record in records}
         if isinstance(features := content.get("features"), dict):
             folders = {name: each for name, each in features.items() if isinstance(each, dict) and "folder" in each}
             content["features"] = {name: each for name, each in features.items() if name not in folders}

@@ -4,21 +4,8 @@ import pandas as pd
 
 from wsibench.assembly.pooling import CONTROLS
 from wsibench.cohort.build import read_cohort
-from wsibench.core import TILE_CONTROLS, LocalCohort, Study
-
-
-def tile_controls(study: Study) -> list[str]:
-    """Controls that tiles are looked at for; of the study as it is written, before its cohort is read.
-
-    Where study.yaml says nothing of controls, they are run in a study that looks at slides itself: not for
-    tables of features, and not for folders of tile features that were computed elsewhere, whose slides may
-    not be at hand.
-    """
-    if study.controls is not None:
-        return [name for name in study.controls if name not in CONTROLS]
-    looks = any(name not in study.folders for name in study.encoders)
-    without_slides = isinstance(study.cohort, LocalCohort) and study.cohort.slides is None
-    return [name for name in TILE_CONTROLS if name not in study.encoders] if looks and not without_slides else []
+from wsibench.core import Study
+from wsibench.embedding.encoders import tile_controls
 
 
 def controls(study: Study) -> list[str]:

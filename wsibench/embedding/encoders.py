@@ -1,116 +1,159 @@
-"""The encoders that a study compares: found by name, listed, and what is known of them.
+"""Look up encoders: those of encoders.yaml, those that a study defines, and what is known of them."""
 
-- ``registry``: a frozen record for each, with everything that decides an embedding
-- ``weights``: where they lie, fetching them, and the hash that tells them apart
-- ``models``: from a record to a function of tiles
-- ``statistics``: the hand-crafted ones
-- ``own``: a user's own
-"""
-
-import difflib
+import hashlib
+import importlib.util
+import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
-from wsibench.core import FUSION, FeatureFolder, Study, StudyError, WeightsError
+from wsibench.core import (
+    FUSION,
+    PATIENT_CONTROLS,
+    TILE_CONTROLS,
+    Encoder,
+    FeatureFolder,
+    Known,
+    LocalCohort,
+    Study,
+    StudyError,
+    WeightsError,
+)
 from wsibench.embedding import weights
-from wsibench.embedding.controls import tile_controls
-from wsibench.embedding.own import own_encoder
-from wsibench.embedding.registry import ENCODERS, Encoder, Known
 
-PATIENT_LEVEL = ("site", "clinical", "subtype-oracle", "oracle")
-"""Controls that are one vector a patient, made at assembly: no tile is encoded for them."""
+_RECORDS = yaml.safe_load((Path(__file__).parent / "encoders.yaml").read_text())
+ENCODERS: dict[str, Encoder] = {record["name"]: Encoder(**record) for record in _RECORDS}
+"""All encoders of encoders.yaml by name."""
+COLUMNS = ["name", "dim", "px", "parameters", "licence", "commercial", "gate", "tcga", "data"]
 
 
 def encoder(name: str, study: Study | None = None) -> Encoder:
-    """The record of an encoder, be it the registry's or one that `study` brings along.
+    """Return the record of an encoder, of encoders.yaml or of a study.
 
     Raises
     ------
     StudyError
-        For an unknown name, saying which ones there are; for code that is not trusted.
+        For an unknown name, or a study's own code that is not trusted.
     """
     if study and study.parts:
         return encoder(name, study.parts["train"])
     if study and name in study.folders:
         return _imported(name, study.folders[name])
     if study and name in study.own:
-        return own_encoder(study, name)
+        return _own(study, study.own[name])
     if name in ENCODERS:
         return ENCODERS[name]
-    allowed = [*ENCODERS, *PATIENT_LEVEL]
-    close = difflib.get_close_matches(name, allowed, n=3)
-    hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    raise StudyError(f"There is no encoder {name!r}.", f"{hint}Encoders: {', '.join(allowed)}.")
+    raise StudyError(f"There is no encoder {name!r}.", f"Encoders: {', '.join([*ENCODERS, *PATIENT_CONTROLS])}.")
 
 
 def _imported(name: str, folder: FeatureFolder) -> Encoder:
-    """The record of features computed elsewhere: what is known of the encoder, if it is a known one."""
+    """Return the record of features computed elsewhere, with the terms of the encoder if its name is known."""
     if name in ENCODERS:
-        return replace(ENCODERS[name], loader="import", arch=folder.layout, kwargs={})
-    known = {"tcga": folder.tcga, "tcga_source": "study.yaml"}
-    return Encoder(name=name, loader="import", arch=folder.layout, dim=None, **known)
+        return ENCODERS[name].model_copy(update={"loader": "import", "arch": folder.layout, "kwargs": {}})
+    return Encoder(name=name, loader="import", arch=folder.layout, tcga=folder.tcga, tcga_source="study.yaml")
+
+
+def _own(study: Study, record: Encoder) -> Encoder:
+    """Add the digest of a user's code to its record, since other code makes other features; refuse untrusted code."""
+    if record.loader == "import":
+        raise StudyError(f"The encoder {record.name} has no loader.", "Name imported features under `features`.")
+    if record.loader != "callable":
+        return record
+    if os.environ.get("WSIBENCH_TRUST") != "1":
+        raise StudyError(
+            f"Study {study.name} contains code: the encoder {record.name} is {record.arch}.",
+            f"Read it; to run it, use wsibench run {study.name} --trust, or set WSIBENCH_TRUST=1.",
+        )
+    module = record.arch.partition(":")[0]
+    beside = study.study_yaml.parent / f"{module}.py"
+    file = beside if beside.exists() else _installed(module)
+    if file is None:
+        raise StudyError(f"The module {module} of the encoder {record.name} is not found.", f"Put it at {beside}.")
+    source = hashlib.sha256(file.read_bytes()).hexdigest()
+    return record.model_copy(update={"kwargs": {"source": source}, "repo": str(beside) if file == beside else None})
+
+
+def _installed(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def tile_controls(study: Study) -> list[str]:
+    """Return the controls of a study that embed tiles.
+
+    By default they run in studies that read slides: not for feature tables, and not for tile features that
+    were computed elsewhere, whose slides may not be available.
+    """
+    if study.controls is not None:
+        return [name for name in study.controls if name not in PATIENT_CONTROLS]
+    reads_slides = any(name not in study.folders for name in study.encoders)
+    without_slides = isinstance(study.cohort, LocalCohort) and study.cohort.slides is None
+    if not reads_slides or without_slides:
+        return []
+    return [name for name in TILE_CONTROLS if name not in study.encoders]
 
 
 def tile_encoders(study: Study) -> list[Encoder]:
-    """Encoders that tiles are embedded with: the study's, then its controls that look at tiles."""
+    """Return the encoders of a study that embed tiles: those it compares, then its controls."""
     for name in study.weights:
-        encoder(name, study)  # a misspelt one would quietly leave its folder unused
+        encoder(name, study)  # a folder of weights under a misspelt name would not be used
     names = dict.fromkeys(study.encoders + tile_controls(study))
-    return [encoder(name, study) for name in names if name not in (*PATIENT_LEVEL, *study.tables)]
+    return [encoder(name, study) for name in names if name not in (*PATIENT_CONTROLS, *study.tables)]
 
 
 def tcga(study: Study, name: str) -> Known:
-    """Whether TCGA was in the training data of an encoder, a control or a feature table of `study`."""
+    """Return "yes", "no" or "unknown": whether the training data of an encoder or feature table included TCGA."""
     if name == FUSION:
-        said = {tcga(study, member) for member in study.fused}
-        return "yes" if "yes" in said else "unknown" if "unknown" in said else "no"
+        known = {tcga(study, member) for member in study.fused}
+        return "yes" if "yes" in known else "unknown" if "unknown" in known else "no"
     if study.parts:
-        # One of the two may know what the other leaves open.
-        said = {tcga(part, name) for part in study.parts.values()}
-        return "yes" if "yes" in said else "no" if "no" in said else "unknown"
+        # One of the two studies may know what the other leaves open.
+        known = {tcga(part, name) for part in study.parts.values()}
+        return "yes" if "yes" in known else "no" if "no" in known else "unknown"
     if name in study.features:
         return study.features[name].tcga
     if name in study.own:
         return study.own[name].tcga
-    return "no" if name in PATIENT_LEVEL else encoder(name, study).tcga
+    return "no" if name in PATIENT_CONTROLS else encoder(name, study).tcga
 
 
 def find_weights(study: Study, name: str) -> Path | None:
-    """The folder of an encoder's weights on this machine, or None when it needs none; asks no network.
+    """Return the local folder of an encoder's weights without using the network; None if it needs none.
 
     Raises
     ------
     WeightsError
-        When they are not here; says how to get them.
+        If the weights are not on this machine; says how to get them.
     """
     record = encoder(name, study)
     return weights.find(record, weights.local_folder(name, study)) if record.needs_weights else None
 
 
 def table(encoders: Iterable[Encoder], study: Study | None = None) -> pd.DataFrame:
-    """What is known of encoders, one a row, and whether their weights are on this machine."""
-    columns = ("name", "dim", "px", "parameters", "licence", "commercial", "gate", "tcga", "data")
-    frame = pd.DataFrame([[getattr(record, name) for name in columns] for record in encoders], columns=columns)
+    """Tabulate the records of encoders, and whether their weights are on this machine."""
+    frame = pd.DataFrame([[getattr(record, name) for name in COLUMNS] for record in encoders], columns=COLUMNS)
     frame["dim"] = ["unknown" if pd.isna(dim) else str(int(dim)) for dim in frame["dim"]]
     frame["parameters"] = ["unknown" if pd.isna(count) else f"{int(count):,}" for count in frame["parameters"]]
     frame["weights"] = [_presence(record, study) for record in encoders]
     return frame
 
 
-def _presence(encoder: Encoder, study: Study | None) -> str:
-    if not encoder.needs_weights:
+def _presence(record: Encoder, study: Study | None) -> str:
+    if not record.needs_weights:
         return "not needed"
     try:
-        weights.find(encoder, weights.local_folder(encoder.name, study))
+        weights.find(record, weights.local_folder(record.name, study))
     except WeightsError:
         return "absent"
     return "present"
 
 
 def encoders_table() -> str:
-    """All encoders as a table for a terminal."""
+    """Return the table of all encoders as text for a terminal."""
     frame = table(ENCODERS.values()).drop(columns=["commercial", "data"]).rename(columns={"dim": "width"})
     return frame.to_string(index=False)

@@ -1,7 +1,8 @@
-"""From an encoder's record to a function of tiles: one transform, one way to load, for all of them."""
+"""Load encoders: from a record and its weights to a function of tiles, with one transform for all of them."""
 
+import importlib
+import importlib.util
 import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,61 +12,65 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from wsibench.core import StudyError, WeightsError
-from wsibench.embedding import own, statistics
-from wsibench.embedding.registry import Encoder
-from wsibench.embedding.weights import weight_files
+from wsibench.core import Encoder, StudyError, WeightsError
+from wsibench.embedding import statistics
+from wsibench.embedding.encoders import encoder as find_encoder
+from wsibench.embedding.weights import fetch, local_folder, weight_files
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 MEMORY_SHARE = 0.5
 """Share of a device's free memory that one batch may take."""
 PROBE = 8
-"""Tiles from whose batch the memory of a tile is measured."""
+"""Number of tiles in the batch that measures the memory of one tile."""
 
-Embed = Callable[[torch.Tensor], torch.Tensor]
+Embedder = Callable[[torch.Tensor], torch.Tensor]
 
 
 def load(
-    encoder: Encoder,
-    folder: Path | None = None,
+    encoder: Encoder | str,
+    weights: Path | None = None,
     device: str = "cpu",
     *,
     geometry: str = "tile",
     precision: str | None = None,
     compiled: bool = False,
-) -> Embed:
+) -> Embedder:
     """Load an encoder.
 
     Parameters
     ----------
     encoder
-        Its record.
-    folder
-        Its weights, from `wsibench.embedding.weights`; None for one that has none.
+        Record of the encoder, or its name in encoders.yaml.
+    weights
+        Local folder of its weights; by default ``WSIBENCH_WEIGHTS``/<encoder>, the Hugging Face cache, or the hub.
     device
         torch's name of the device.
     geometry
         ``tile`` for the whole tile; ``card`` to resize and crop where the card does.
     precision
-        Instead of the record's on a CUDA device, and of float32 on a CPU.
+        Arithmetic, fp32, fp16 or bf16; by default the record's on a CUDA device, and fp32 on a CPU.
     compiled
-        Whether torch.compile is asked to speed it up; takes minutes for a large encoder.
+        Use torch.compile, which takes minutes for a large encoder.
 
     Returns
     -------
     callable
-        From uint8 tiles (b, px, px, 3) on any device to float32 embeddings (b, dim) on `device`.
+        Function from uint8 tiles (b, px, px, 3) on any device to float32 embeddings (b, dim) on `device`.
 
     Raises
     ------
     WeightsError
-        When the weights are not those of the record.
+        If the weights are absent, or are not those of the record.
     """
+    if isinstance(encoder, str):
+        encoder = find_encoder(encoder)
     if encoder.loader == "statistics":
         return _Statistics(encoder)
     if encoder.loader == "callable":
         return _Own(encoder, device)
-    module = _BUILD[encoder.loader](encoder, folder).eval().requires_grad_(False)
+    if encoder.needs_weights and weights is None:
+        weights = fetch(encoder, local_folder(encoder.name))
+    module = _BUILD[encoder.loader](encoder, weights).eval().requires_grad_(False)
     _check_size(encoder, module)
     if precision is None:
         precision = encoder.precision if torch.device(device).type == "cuda" else "fp32"
@@ -73,19 +78,23 @@ def load(
 
 
 def square(tiles: torch.Tensor, encoder: Encoder, geometry: str = "tile") -> torch.Tensor:
-    """A tile at the encoder's input size: all of it, resampled at most once and never cropped.
+    """Resample whole tiles at most once to an encoder's input size, without cropping.
 
-    Only under ``geometry: card`` an encoder whose card crops gets the crop.
+    Only under ``geometry: card`` are tiles cropped, for an encoder whose card crops.
 
     Parameters
     ----------
     tiles
         uint8 (b, px, px, 3).
+    encoder
+        Record of the encoder.
+    geometry
+        ``tile`` or ``card``.
 
     Returns
     -------
     Tensor
-        uint8 (b, 3, encoder.px, encoder.px), rounded as an image library would.
+        uint8 (b, 3, encoder.px, encoder.px), rounded as image libraries do.
     """
     pixels = tiles.permute(0, 3, 1, 2)
     px = encoder.decoded_px(geometry)
@@ -107,7 +116,7 @@ class _Statistics:
 class _Own:
     def __init__(self, encoder: Encoder, device: str) -> None:
         self.encoder, self.device = encoder, device
-        self.function = own.build(encoder, device)
+        self.function = _import_function(encoder)(device)
 
     @torch.inference_mode()
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
@@ -118,11 +127,37 @@ class _Own:
         return made.float()
 
 
-class Model:
-    """A module fed as its record says: resized and normalised on its device, in batches that fit.
+def _import_function(encoder: Encoder) -> Callable[[str], Embedder]:
+    """Import the user's function of a record whose loader is ``callable``."""
+    name, _, function = encoder.arch.partition(":")
+    if encoder.repo is None:
+        return getattr(importlib.import_module(name), function)
+    # By its path, because another study may have a module of the same name.
+    spec = importlib.util.spec_from_file_location(f"{name}_{encoder.kwargs['source'][:12]}", encoder.repo)
+    if spec is None or spec.loader is None:
+        raise StudyError(f"{encoder.repo} of the encoder {encoder.name} is not a Python module.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, function)
 
-    `load` makes one from weights; a benchmark may wrap a module of its own.  `dtype` is autocast's,
-    None for float32.
+
+class Model:
+    """A torch module that embeds tiles, resized and normalised on its device, in batches that fit its memory.
+
+    Parameters
+    ----------
+    encoder
+        Record of the encoder.
+    module
+        The network.
+    device
+        Device to compute on.
+    geometry
+        ``tile`` or ``card``.
+    dtype
+        Data type of autocast; None for float32.
+    compiled
+        Use torch.compile.
     """
 
     def __init__(
@@ -137,10 +172,10 @@ class Model:
         self.encoder, self.device, self.geometry, self.dtype = encoder, device, geometry, dtype
         self.module = module.to(device)
         self.run = torch.compile(self.module) if compiled else self.module
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in encoder.stats)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (encoder.mean, encoder.std))
         self.scale, self.shift = 1 / std, -mean / std
         self.batch = None if device.type == "cuda" else 1 << 30
-        """Most tiles at once: measured on the first call, halved when the memory does not suffice."""
+        """Maximum batch, measured in the first call and halved when the memory does not suffice."""
 
     @torch.inference_mode()
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
@@ -151,10 +186,10 @@ class Model:
             try:
                 parts.append(self._forward(tiles[start : start + self.batch]))
             except torch.OutOfMemoryError:
-                held = min(self.batch, len(tiles) - start)
-                if held == 1:
+                n_tried = min(self.batch, len(tiles) - start)
+                if n_tried == 1:
                     raise
-                self.batch = held // 2
+                self.batch = n_tried // 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
@@ -172,13 +207,13 @@ class Model:
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         self._forward(tiles)
-        a_tile = (torch.cuda.max_memory_allocated(self.device) - before) / len(tiles)
+        bytes_per_tile = (torch.cuda.max_memory_allocated(self.device) - before) / len(tiles)
         free, _ = torch.cuda.mem_get_info(self.device)
-        return max(1, int(MEMORY_SHARE * free / max(a_tile, 1)))
+        return max(1, int(MEMORY_SHARE * free / max(bytes_per_tile, 1)))
 
 
 def pooled(output: Any, encoder: Encoder) -> torch.Tensor:
-    """The (b, dim) embedding in what a model returns: a tensor of timm's or an output of transformers'."""
+    """Return the (b, dim) embedding in a model's output: a tensor of timm or an output object of transformers."""
     if encoder.pool == "pooler":
         return output.pooler_output
     tokens = output if isinstance(output, torch.Tensor) else output.last_hidden_state
@@ -202,7 +237,7 @@ def _timm(encoder: Encoder, folder: Path) -> torch.nn.Module:
     import timm
     from timm.models import load_state_dict
 
-    arch, kwargs = encoder.arch, with_layers(encoder)
+    arch, kwargs = encoder.arch, layer_kwargs(encoder)
     if arch == "config.json":
         config = json.loads((folder / "config.json").read_text())
         arch, kwargs = config["architecture"], config.get("model_args", {}) | kwargs
@@ -226,7 +261,7 @@ def _transformers(encoder: Encoder, folder: Path) -> torch.nn.Module:
 
     model_class = getattr(transformers, encoder.arch)
     verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # what it would warn of is refused below
+    logging.set_verbosity_error()  # its warnings become errors below
     logging.disable_progress_bar()
     try:
         module, info = model_class.from_pretrained(
@@ -256,16 +291,16 @@ _BUILD: dict[str, Callable[[Encoder, Any], torch.nn.Module]] = {
 }
 
 
-def with_layers(encoder: Encoder) -> dict[str, Any]:
-    """Arguments with layer classes looked up by their names."""
+def layer_kwargs(encoder: Encoder) -> dict[str, Any]:
+    """Return the record's arguments of the model, with layer classes in place of their names."""
     from timm import layers
 
-    places = {"mlp_layer": layers, "act_layer": torch.nn}
-    return {key: getattr(places[key], value) if key in places else value for key, value in encoder.kwargs.items()}
+    modules = {"mlp_layer": layers, "act_layer": torch.nn}
+    return {key: getattr(modules[key], value) if key in modules else value for key, value in encoder.kwargs.items()}
 
 
 def _ignored(encoder: Encoder, key: str) -> bool:
-    return any(re.match(beginning, key) for beginning in map(re.escape, encoder.ignored))
+    return key.startswith(encoder.ignored)
 
 
 def _unreadable(encoder: Encoder, path: Path, error: Exception) -> WeightsError:
@@ -278,7 +313,7 @@ def _unreadable(encoder: Encoder, path: Path, error: Exception) -> WeightsError:
 def _check_keys(encoder: Encoder, folder: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     problems = [
         f"{len(keys)} {what} (such as {keys[0]})"
-        for what, keys in (("weights are missing", sorted(missing)), ("are not of it", sorted(unexpected)))
+        for what, keys in (("weights are missing", sorted(missing)), ("are unexpected", sorted(unexpected)))
         if keys
     ]
     if problems:

@@ -1,15 +1,15 @@
-"""One pass over a slide: every tile is decoded once, and every encoder that is due sees it.
+"""Embed the tiles of one slide with all encoders, in one pass over the slide.
 
-Tiles travel as uint8 batches and are resized and normalised on the device.  On a CUDA machine
-several slides are in flight in threads of one process: while one has the device, others decode and
-write.  At no time are more than a few batches of a slide's tiles in memory, only its features.
+Every tile is decoded once for all encoders that are due. Tiles travel as uint8 batches and are resized and
+normalised on the device. On a CUDA machine several slides are in flight in threads of one process: while one
+uses the device, others are decoded and written. Only a few batches of tiles are in memory at a time.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,51 +17,210 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from wsibench.core import Artefact, Study, writing
-from wsibench.embedding.feature_store import write_features
-from wsibench.embedding.foreign import foreign_file, read_foreign
-from wsibench.embedding.registry import Encoder
-from wsibench.tiling import open_slide, read_tiles, tasks, tile_slide
+from wsibench.core import Artefact, Encoder, FeatureFolder, SlideError, writing
+from wsibench.embedding.features import find_import, read_import, write_features
+from wsibench.tiling import MAX_BAD, Slide, TilingTask, open_slide, read_tiles, tile_slide
 
 BATCH = 64
-"""Tiles decoded at a time."""
+"""Number of tiles decoded at a time."""
 IN_FLIGHT = 4
-"""Slides at a time for each CUDA device."""
+"""Number of slides processed at a time for each CUDA device."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """An encoder and its weights."""
+    """An encoder with its weights on this machine."""
 
     encoder: Encoder
-    folder: Path | None
-    """Where the weights lie."""
+    weights: Path | None
     hash: str
-    """Of the weights."""
+    """Hash of the weights."""
 
 
 @dataclass(frozen=True)
-class Due(Ready):
-    """An encoder's features of one slide that have to be made."""
+class Output(Ready):
+    """Features of one slide by one encoder, to be written."""
 
     artefact: Artefact
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one slide is due."""
+    """Features of one slide that are due, and all that is needed to make them."""
 
-    study: Study
     slide_id: str
     path: Path
-    wanted_mpp: float
-    due: tuple[Due, ...]
+    """The slide, or the folder of features that another tool computed."""
+    outputs: tuple[Output, ...]
+    tiles: Path = Path()
+    wanted_mpp: float = 0.0
+    geometry: str = "tile"
+    max_bad: float = MAX_BAD
+    imported: FeatureFolder | None = None
+    fetched: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Context in which the slide of a streamed cohort is on this machine."""
+    tiling: TilingTask | None = None
+    """Tiling of the slide, done in the same pass when slides are streamed."""
+
+
+# The pass over one slide
+
+
+def embed(tiles: np.ndarray, model: Callable[..., Any]) -> np.ndarray:
+    """Embed tiles.
+
+    Parameters
+    ----------
+    tiles
+        uint8 (n, px, px, 3).
+    model
+        An encoder from `load`.
+
+    Returns
+    -------
+    ndarray
+        float32 (n, dim).
+    """
+    import torch
+
+    batches = [tiles[start : start + BATCH] for start in range(0, len(tiles), BATCH)]
+    return np.concatenate([model(torch.from_numpy(batch)).cpu().numpy() for batch in batches])
+
+
+def embed_slide(
+    slide: Slide,
+    tiles: pd.DataFrame,
+    models: Sequence[Callable[..., Any]],
+    *,
+    wanted_mpp: float = 0.5,
+    threads: int = 1,
+    max_bad: float = MAX_BAD,
+    locks: Sequence[AbstractContextManager[Any]] | None = None,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Embed the tiles of a slide with several encoders, decoding every tile once.
+
+    Parameters
+    ----------
+    slide
+        The open slide.
+    tiles
+        Its tiles: x, y in level-0 pixels, and their side in ``attrs["tile_um"]``.
+    models
+        Encoders from `load`.
+    wanted_mpp
+        Finest µm/px that an encoder needs.
+    threads
+        Number of decoding threads.
+    max_bad
+        Share of the tiles that may be undecodable.
+    locks
+        One context for each model that it computes in, such as a lock of its device; by default none.
+
+    Returns
+    -------
+    features
+        float16 (n_decoded, dim) for each model.
+    decoded
+        bool (n_tiles,), False for tiles that cannot be decoded and have no features.
+
+    Raises
+    ------
+    SlideError
+        If more than `max_bad` of the tiles, or all of them, cannot be decoded.
+    """
+    xy = tiles[["x", "y"]].to_numpy()
+    features: list[np.ndarray] = []
+    decoded = np.zeros(len(xy), bool)
+    guards = locks or [nullcontext()] * len(models)
+    batches = slide.read_tiles(
+        xy, tile_um=tiles.attrs["tile_um"], wanted_mpp=wanted_mpp, batch=BATCH, threads=threads, max_bad=max_bad
+    )
+    for rows, pixels in batches:
+        embedded = []
+        for model, guard in zip(models, guards, strict=True):
+            with guard:
+                embedded.append(embed(pixels, model))
+        features = features or [np.empty((len(xy), made.shape[1]), np.float16) for made in embedded]
+        for stored, made in zip(features, embedded, strict=True):
+            stored[rows] = made
+        decoded[rows] = True
+    if not features:
+        raise SlideError(f"No tile of {slide.path.name} can be decoded.", "Fetch or export the file again.")
+    return [stored[decoded] for stored in features], decoded
+
+
+def make_features(task: Task) -> tuple[int, float]:
+    """Make and write the features of one slide.
+
+    Returns
+    -------
+    n_tiles
+        Number of tiles with features.
+    seconds
+        Duration.
+    """
+    started = time.monotonic()
+    if task.imported:
+        return _import(task, task.imported), time.monotonic() - started
+    with task.fetched():
+        if task.tiling and task.tiling.artefact.due():
+            tile_slide(task.tiling)
+        with _a_device() as device:
+            return _embed(task, device), time.monotonic() - started
+
+
+def _embed(task: Task, device: str) -> int:
+    models = [_loaded(output, task.geometry, device) for output in task.outputs]
+    # One batch at a time on a CUDA device; encoders that need no device are computed beside it.
+    on_device = [device != "cpu" and output.encoder.needs_device for output in task.outputs]
+    tiles = read_tiles(task.tiles)
+    tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
+    with open_slide(task.path, slide_mpp) as slide:
+        px = slide.tile_px(tile_um, task.wanted_mpp)
+        features, decoded = embed_slide(
+            slide,
+            tiles,
+            models,
+            wanted_mpp=task.wanted_mpp,
+            threads=1 if device == "cpu" else IN_FLIGHT,
+            max_bad=task.max_bad,
+            locks=[_lock(device) if locked else nullcontext() for locked in on_device],
+        )
+    xy = tiles[["x", "y"]].to_numpy()[decoded]
+    attrs = {"slide_mpp": slide_mpp, "tile_um": tile_um, "decoded_px": px, "geometry": task.geometry}
+    facts = {"device": device, "n_undecodable": int((~decoded).sum())}
+    with ExitStack() as stack:  # all features of a slide get their names together
+        for output, made in zip(task.outputs, features, strict=True):
+            _write(stack.enter_context(_writing(task, output, **facts)), output, made, xy, attrs)
+    return len(xy)
+
+
+def _import(task: Task, folder: FeatureFolder) -> int:
+    [output] = task.outputs
+    path = find_import(task.path, folder.layout, task.slide_id)
+    features, coords = read_import(path, folder, output.encoder.dim)
+    with _writing(task, output, imported_from=str(path)) as temporary:
+        _write(temporary, output, features, coords, {"layout": folder.layout})
+    return len(features)
+
+
+def _writing(task: Task, output: Output, **facts: Any) -> AbstractContextManager[Path]:
+    return writing(output.artefact, **facts, slide_id=task.slide_id, weights=output.hash)
+
+
+def _write(path: Path, output: Output, features: np.ndarray, coords: np.ndarray, attrs: dict[str, Any]) -> None:
+    known = {"encoder": output.encoder.name, "revision": output.encoder.revision, "weights": output.hash}
+    write_features(path, features, coords, **attrs, **known, key=output.artefact.key)
+
+
+# Devices, and encoders that are loaded once a process
 
 
 @cache
 def devices() -> tuple[str, ...]:
-    """torch's names of the CUDA devices, else the CPU."""
+    """Return torch's names of the CUDA devices, or the CPU's."""
     import torch
 
     return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
@@ -75,118 +234,30 @@ def _free_devices() -> "SimpleQueue[str]":
     return free
 
 
+@contextmanager
+def _a_device() -> Iterator[str]:
+    device = _free_devices().get()
+    try:
+        yield device
+    finally:
+        _free_devices().put(device)
+
+
 @cache
 def _lock(device: str) -> threading.Lock:
     return threading.Lock()
 
 
-_LOADED: dict[tuple[Encoder, Path | None, str, str], Any] = {}
+_LOADED: dict[tuple[str, ...], Callable[..., Any]] = {}
 
 
-def _load(due: Ready, study: Study, device: str) -> Callable[..., Any]:
-    """An encoder on a device: loaded once a process, not once a slide."""
-    from wsibench.embedding import models
+def _loaded(ready: Ready, geometry: str, device: str) -> Callable[..., Any]:
+    """Load an encoder on a device, once a process."""
+    from wsibench.embedding.models import load
 
-    geometry = study.embedding.geometry
-    key = (due.encoder, due.folder, device, geometry)
+    key = (ready.encoder.model_dump_json(), ready.hash, device, geometry)
     with _lock(device):
         if key not in _LOADED:
             compiled = os.environ.get("WSIBENCH_COMPILE") == "1"
-            _LOADED[key] = models.load(due.encoder, due.folder, device, geometry=geometry, compiled=compiled)
+            _LOADED[key] = load(ready.encoder, ready.weights, device, geometry=geometry, compiled=compiled)
         return _LOADED[key]
-
-
-def make_features(task: Task) -> tuple[int, float]:
-    """Make what a slide is due; the number of its tiles and the seconds that it took.
-
-    A streamed slide is fetched for this, tiled, and deleted again once its features are signed.
-    """
-    started = time.monotonic()
-    if task.due[0].encoder.loader == "import":
-        return _import(task), time.monotonic() - started
-    with _at_hand(task):
-        free = _free_devices()
-        device = free.get()
-        try:
-            return _embed(task, device), time.monotonic() - started
-        finally:
-            free.put(device)
-
-
-@contextmanager
-def _at_hand(task: Task) -> Iterator[None]:
-    """The slide's file and its tiles: there already, or for the moment when slides are streamed."""
-    if not task.study.streamed:
-        yield
-        return
-    from wsibench.cohort.gdc.acquire import fetched  # and with it a client that other cohorts never need
-
-    with fetched(task.study, task.path.name):
-        [tiling] = [one for one in tasks(task.study) if one.slide_id == task.slide_id]
-        if tiling.artefact.due():
-            tile_slide(tiling)
-        yield
-
-
-def _embed(task: Task, device: str) -> int:
-    import torch
-
-    models = [_load(due, task.study, device) for due in task.due]
-    # One batch at a time on a CUDA device; statistics are computed beside it.
-    guards = [_lock(device) if device != "cpu" and due.encoder.needs_device else nullcontext() for due in task.due]
-    tiles = read_tiles(task.study.tiles_parquet(task.slide_id))
-    xy = tiles[["x", "y"]].to_numpy()
-    tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
-    features: list[np.ndarray] = [np.empty((0, due.encoder.dim or 0), np.float16) for due in task.due]
-    decoded = np.zeros(len(xy), bool)
-    with open_slide(task.path, slide_mpp) as slide:
-        px = slide.tile_px(tile_um, task.wanted_mpp)
-        batches = slide.read_tiles(
-            xy,
-            tile_um=tile_um,
-            wanted_mpp=task.wanted_mpp,
-            batch=BATCH,
-            threads=1 if device == "cpu" else IN_FLIGHT,
-            max_bad=task.study.limits.bad_tiles,
-        )
-        for indices, pixels in batches:
-            batch = torch.from_numpy(pixels)
-            for each, (model, guard) in enumerate(zip(models, guards, strict=True)):
-                with guard:
-                    made = model(batch).cpu().numpy()
-                if not decoded.any():
-                    features[each] = np.empty((len(xy), made.shape[1]), np.float16)
-                features[each][indices] = made
-            decoded[indices] = True
-    attrs = {"slide_mpp": slide_mpp, "tile_um": tile_um, "decoded_px": px} | task.study.embedding.model_dump()
-    facts = {"device": device, "n_undecodable": int((~decoded).sum())}
-    with ExitStack() as stack:
-        for due, made in zip(task.due, features, strict=True):
-            _write(stack, task, due, made[decoded], xy[decoded], attrs, facts)
-    return int(decoded.sum())
-
-
-def _import(task: Task) -> int:
-    [due] = task.due
-    folder = task.study.folders[due.encoder.name]
-    path = foreign_file(task.study.resolve(folder.folder), folder, task.slide_id)
-    features, coords = read_foreign(path, folder, due.encoder.dim)
-    with ExitStack() as stack:
-        _write(stack, task, due, features, coords, {"layout": folder.layout}, {"imported_from": str(path)})
-    return len(features)
-
-
-def _write(
-    stack: ExitStack,
-    task: Task,
-    due: Due,
-    features: np.ndarray,
-    coords: np.ndarray,
-    attrs: dict[str, Any],
-    facts: dict[str, Any],
-) -> None:
-    """Write one encoder's features; they get their name when `stack` is left, with those of the others."""
-    facts = facts | {"slide_id": task.slide_id, "weights": due.hash}
-    temporary = stack.enter_context(writing(due.artefact, **facts))
-    known = {"encoder": due.encoder.name, "revision": due.encoder.revision, "weights": due.hash}
-    write_features(temporary, features, coords, **attrs, **known, key=due.artefact.key)

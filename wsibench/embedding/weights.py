@@ -1,18 +1,17 @@
-"""Weights: where they lie, fetching them, and the hash that tells them apart."""
+"""Weights of encoders: find them on this machine, fetch them from the Hugging Face hub, and hash them."""
 
 import json
 import os
 from pathlib import Path
 
-from wsibench.core import Study, WeightsError, data_root, digest, file_sha256, write_text
-from wsibench.embedding.registry import Encoder
+from wsibench.core import Encoder, Study, WeightsError, data_root, digest, file_sha256, write_text
 
 FORMATS = (("*.safetensors",), ("*.bin", "*.pth"))
-"""Files that hold weights, the preferred format first; the second is only read with ``weights_only``."""
+"""Patterns of weight files, the preferred format first; pickles are only read with ``weights_only``."""
 
 
 def local_folder(name: str, study: Study | None = None) -> Path | None:
-    """The local folder of an encoder's weights: ``weights`` of study.yaml, else ``WSIBENCH_WEIGHTS``/<encoder>."""
+    """Return the local folder of an encoder's weights, if given by study.yaml or in ``WSIBENCH_WEIGHTS``."""
     if study and name in study.weights:
         return study.resolve(study.weights[name])
     root = os.environ.get("WSIBENCH_WEIGHTS")
@@ -21,12 +20,12 @@ def local_folder(name: str, study: Study | None = None) -> Path | None:
 
 
 def find(encoder: Encoder, folder: Path | None = None) -> Path:
-    """The folder of weights that are on this machine; asks no network.
+    """Find the weights of an encoder on this machine, in a given folder or the Hugging Face cache.
 
     Raises
     ------
     WeightsError
-        When there are none.
+        If there are none.
     """
     if folder is not None:
         if not weight_files(folder):
@@ -36,15 +35,15 @@ def find(encoder: Encoder, folder: Path | None = None) -> Path:
 
 
 def fetch(encoder: Encoder, folder: Path | None = None) -> Path:
-    """The folder of an encoder's weights, fetched from the Hugging Face hub unless they are here.
+    """Find the weights of an encoder, or fetch them from the Hugging Face hub.
 
-    The only function that uses the network.  huggingface_hub reads a token from its own place, and
+    The only function that uses the network. huggingface_hub finds the user's token by itself and
     respects ``HF_HUB_OFFLINE``.
 
     Raises
     ------
     WeightsError
-        Offline, not logged in, not granted or absent: each says what to do.
+        If offline, not logged in, not granted access, or absent, each with its remedy.
     """
     try:
         return find(encoder, folder)
@@ -59,6 +58,8 @@ def _snapshot(encoder: Encoder, *, local: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name, remedy = encoder.name, _remedy(encoder)
+    if encoder.repo is None:
+        raise WeightsError(f"The record of {name} names no repository.", remedy)
     try:
         for patterns in FORMATS:
             files = ["config.json", *patterns]
@@ -68,9 +69,8 @@ def _snapshot(encoder: Encoder, *, local: bool) -> Path:
             if weight_files(Path(path)):
                 return Path(path)
     except GatedRepoError as error:
-        refused = {401: "you are not logged in"}.get(
-            error.response.status_code, "your account has not been granted access"
-        )
+        unknown_user = error.response.status_code == 401
+        refused = "you are not logged in" if unknown_user else "your account has not been granted access"
         raise WeightsError(f"{name} is gated on Hugging Face and {refused}.", _remedy(encoder, gated=True)) from None
     except RepositoryNotFoundError:
         raise WeightsError(f"There is no {encoder.repo} on Hugging Face, or you may not see it.", remedy) from None
@@ -84,6 +84,8 @@ def _snapshot(encoder: Encoder, *, local: bool) -> Path:
 
 def _remedy(encoder: Encoder, *, gated: bool = False) -> str:
     folder = f"or give a local folder: weights: {{{encoder.name}: /path/to/dir}}"
+    if encoder.repo is None:
+        return f"Give its `repo`, {folder}."
     if not gated and encoder.gate == "open":
         return f"Where there is a network: hf download {encoder.repo}; {folder}"
     page = f"https://huggingface.co/{encoder.repo}"
@@ -91,7 +93,7 @@ def _remedy(encoder: Encoder, *, gated: bool = False) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Files that hold weights: those of the preferred format that is there."""
+    """Return the weight files of a folder, in the preferred format that it has."""
     for patterns in FORMATS:
         found = sorted(path for pattern in patterns for path in folder.glob(pattern))
         if found:
@@ -100,9 +102,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_hash(encoder: Encoder, folder: Path | None) -> str:
-    """What tells an encoder's weights apart: sha256 of the file, or of the hashes of several.
+    """Hash an encoder's weights: sha256 of the file, or of the hashes of several files.
 
-    An encoder without weights is told apart by its construction; so is its hash.
+    The hash of an encoder without weights is that of its construction.
     """
     if folder is None:
         return digest({"arch": encoder.arch, "kwargs": dict(encoder.kwargs)})
@@ -111,7 +113,7 @@ def weights_hash(encoder: Encoder, folder: Path | None) -> str:
 
 
 def _remembered_sha256(path: Path) -> str:
-    """sha256 of a file of gigabytes, computed once for its path, size and time."""
+    """Return the sha256 of a large file, computed once for its path, size and modification time."""
     memory = data_root() / ".weights.json"
     try:
         known = json.loads(memory.read_text())

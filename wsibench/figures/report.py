@@ -5,11 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import figures, tiling
+from wsibench import embedding, figures, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
-from wsibench.embedding import embed as embedding
 from wsibench.figures import findings
 from wsibench.figures.plates import Plate, applying, rows
 from wsibench.figures.stage import inline

@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsibench.assembly.build import not_applicable
 from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, parallel_map, writing
-from wsibench.embedding.encoders import tcga
+from wsibench.embedding import tcga
 from wsibench.ranking import adjusted, bootstrap, correlated, fusion, spread, targetscores
 from wsibench.ranking import association as measures
 from wsibench.ranking import gene_sets as genesets

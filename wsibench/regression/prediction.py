@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.assembly.pooling import from_table, pooled
 from wsibench.cohort import build as cohort
 from wsibench.core import (
@@ -27,8 +27,7 @@ from wsibench.core import (
     some,
     studies,
 )
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.feature_store import read_features
+from wsibench.embedding import read_features
 from wsibench.regression import recipe
 from wsibench.regression.probes import offer
 from wsibench.regression.probes.base import Patients

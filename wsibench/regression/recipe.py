@@ -11,14 +11,12 @@ from typing import Any
 
 import yaml
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.assembly.build import read_exclusions
 from wsibench.assembly.pooling import from_table
 from wsibench.cohort.build import read_cohort
-from wsibench.core import Embedding, FitError, Study, Tiles, read_meta
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.encoders import PATIENT_LEVEL, encoder, tile_encoders
-from wsibench.embedding.registry import ENCODERS, Encoder
+from wsibench.core import PATIENT_CONTROLS, Embedding, Encoder, FitError, Study, Tiles, read_meta
+from wsibench.embedding import ENCODERS, encoder, tile_encoders
 
 SECTIONS = {"tiles": Tiles(), "embedding": Embedding()}
 """Sections of study.yaml that decide features, as they are when nothing is said."""
@@ -106,7 +104,7 @@ def check_named(study: Study, name: str) -> None:
     FitError
         Says which features there are.
     """
-    if name in PATIENT_LEVEL:
+    if name in PATIENT_CONTROLS:
         raise FitError(f"{name} looks at no slide: there is nothing to apply to new ones.", "Name an encoder.")
     if name not in (have := names(study)):
         listed = ", ".join(have) or "none"

@@ -29,7 +29,7 @@ from wsibench.core import (
     versions,
     write_text,
 )
-from wsibench.embedding.embed import wanted_mpp
+from wsibench.embedding import wanted_mpp
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import recipe
 from wsibench.regression.fit import Job, read_patients

@@ -11,14 +11,13 @@ import tifffile
 import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.cli import run
 from wsibench.cohort import build as cohort
 from wsibench.cohort.gdc import acquire as acquisition
 from wsibench.cohort.gdc import client
 from wsibench.core import Study, meta_path, read_failures
-from wsibench.embedding import embed as embedding
-from wsibench.embedding.feature_store import read_features
+from wsibench.embedding import read_features
 
 PATIENTS = ["TCGA-A2-A001", "TCGA-BH-A002", "TCGA-BH-A003"]
 GENES = [(f"ENSG0000000000{n}.1", f"GENE{n}", "protein_coding") for n in range(3)]

@@ -1,6 +1,4 @@
-"""One pass: the right tiles, for every encoder, made once, whatever fails on the way."""
-
-from dataclasses import replace
+"""The embedding stage: every encoder gets every tile once, and failures are listed with their remedies."""
 
 import h5py
 import numpy as np
@@ -12,15 +10,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from wsibench import tiling
+from wsibench import embedding, tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import Embedding, Study, StudyError, TooManyFailures, WeightsError
-from wsibench.embedding import embed as embedding
-from wsibench.embedding import models
-from wsibench.embedding.encoders import encoder
-from wsibench.embedding.feature_store import read_features, write_features
-from wsibench.embedding.registry import ENCODERS
+from wsibench.embedding import ENCODERS, encoder, models, read_features, stage, write_features
 from wsibench.tiling import open_slide
 
 MPP = 0.5
@@ -70,7 +64,7 @@ def reload(folder, **sections):
     return study
 
 
-def test_every_encoder_gets_every_tile_of_every_tiled_slide(study):
+def test_every_encoder_embeds_every_tile(study):
     made = embedding.embed_slides(study)
     assert made[["slide_id", "encoder", "n_tiles"]].to_numpy().tolist() == [
         ["a", "colour", 5], ["a", "texture", 5], ["b", "colour", 5], ["b", "texture", 5],
@@ -87,7 +81,7 @@ def test_every_encoder_gets_every_tile_of_every_tiled_slide(study):
             np.testing.assert_array_equal(features, direct.astype(np.float16))
 
 
-def test_attributes_say_what_the_features_are(study):
+def test_attributes_describe_the_features(study):
     embedding.embed_slides(study)
     with h5py.File(study.features_h5("colour", "a")) as file:
         attrs = dict(file["features"].attrs)
@@ -97,7 +91,7 @@ def test_attributes_say_what_the_features_are(study):
     assert attrs == {"slide_mpp": MPP, "tile_um": 112.0, "decoded_px": 224, "geometry": "tile", "encoder": "colour"}
 
 
-def test_what_is_current_is_not_made_again_and_a_new_encoder_touches_no_other(study):
+def test_current_features_are_not_made_again_and_a_new_encoder_changes_no_other(study):
     embedding.embed_slides(study)
     assert {artefact.due() for artefact in embedding.expected(study)} == {None}
     assert embedding.embed_slides(study).empty
@@ -113,7 +107,7 @@ def test_a_changed_file_is_made_again(study):
     assert embedding.embed_slides(study)[["slide_id", "encoder"]].to_numpy().tolist() == [["b", "texture"]]
 
 
-def test_a_slide_that_cannot_be_read_is_a_row_and_the_others_are_made(study):
+def test_an_unreadable_slide_is_a_failure_row_and_others_are_embedded(study):
     (study.root / "b.svs").write_bytes(b"lost since it was tiled")
     made = embedding.embed_slides(study)
     assert set(made.slide_id) == {"a"}
@@ -132,18 +126,18 @@ def test_too_many_failures_stop_the_stage(study):
         embedding.embed_slides(strict)
 
 
-def test_the_finest_encoder_decides_what_is_decoded(study):
+def test_the_finest_encoder_decides_the_decoded_resolution(study):
     assert embedding.wanted_mpp(study) == 0.5
     finer = study.model_copy(update={"encoders": ["colour", "medsiglip"]})
     assert embedding.wanted_mpp(finer) == 0.25
 
 
-def test_a_study_without_slides_or_encoders_says_why_not(study):
+def test_a_study_without_encoders_is_not_applicable(study):
     assert embedding.not_applicable(study) is None
     assert "no encoder" in embedding.not_applicable(study.model_copy(update={"encoders": [], "controls": ["site"]}))
 
 
-def test_features_from_elsewhere_join_those_made_here(study, tmp_path):
+def test_imported_features_join_those_made_here(study, tmp_path):
     features = np.arange(12, dtype=np.float32).reshape(3, 4)
     for name in ("a", "broken"):
         write_features(tmp_path / f"{name}.h5", features, np.zeros((3, 2)))
@@ -154,25 +148,25 @@ def test_features_from_elsewhere_join_those_made_here(study, tmp_path):
     }  # fmt: skip
     np.testing.assert_array_equal(read_features(joined.features_h5("theirs", "broken"))[0], features)
     failures = pd.read_csv(joined.failures_csv)
-    assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b"]  # has no file over there
+    assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b"]  # it has no file in the folder
     assert embedding.embed_slides(joined).empty
 
     write_features(tmp_path / "a.h5", features + 1, np.zeros((3, 2)))
     assert embedding.embed_slides(joined)[["slide_id", "encoder"]].to_numpy().tolist() == [["a", "theirs"]]
 
 
-def test_geometry_card_decodes_what_the_card_resizes_to(study):
+def test_geometry_card_decodes_the_size_before_the_crop(study):
     finer = study.model_copy(update={"encoders": ["dinov2-small"], "embedding": Embedding(geometry="card")})
     assert embedding.wanted_mpp(finer) == 112 / 256
     assert embedding.wanted_mpp(finer.model_copy(update={"embedding": Embedding()})) == 0.5
 
 
-def test_slides_in_flight_in_threads_give_what_one_after_the_other_gives(study, monkeypatch):
+def test_slides_in_threads_have_the_same_features_as_one_by_one(study, monkeypatch):
     embedding.embed_slides(study)
     alone = {path: path.read_bytes() for path in study.root.glob("features/*/*.h5")}
     for path in alone:
         path.unlink()
-    monkeypatch.setattr(embedding.onepass, "devices", lambda: ("cpu", "cpu"))
+    monkeypatch.setattr(stage, "devices", lambda: ("cpu", "cpu"))
     embedding.embed_slides(study)
     assert {path: path.read_bytes() for path in alone} == alone
 
@@ -184,7 +178,8 @@ def test_features_are_current_where_the_weights_are_not(study, tmp_path, monkeyp
     (tmp_path / "uni").mkdir()
     save_file(module.state_dict(), tmp_path / "uni" / "model.safetensors")
     small = {"embed_dim": 32, "depth": 1, "init_values": 1e-5}
-    monkeypatch.setitem(ENCODERS, "uni", replace(ENCODERS["uni"], kwargs=small, dim=32, parameters=None))
+    tiny = ENCODERS["uni"].model_copy(update={"kwargs": small, "dim": 32, "parameters": None})
+    monkeypatch.setitem(ENCODERS, "uni", tiny)
     monkeypatch.setenv("WSIBENCH_WEIGHTS", str(tmp_path))
     made = embedding.embed_slides(reload(study.root, encoders=["uni"]))
     assert made.n_tiles.tolist() == [5, 5]
@@ -192,15 +187,15 @@ def test_features_are_current_where_the_weights_are_not(study, tmp_path, monkeyp
     assert {artefact.due() for artefact in embedding.expected(study.model_copy(update={"encoders": ["uni"]}))} == {None}
 
 
-def test_absent_weights_are_said_before_any_slide_is_opened(study, tmp_path, monkeypatch):
+def test_absent_weights_are_an_error_before_any_slide_is_opened(study, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(embedding, "parallel_map", lambda *_, **__: pytest.fail("a slide was opened"))
+    monkeypatch.setattr(stage, "parallel_map", lambda *_, **__: pytest.fail("a slide was opened"))
     with pytest.raises(WeightsError, match="weights of uni are not on this machine"):
         embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
 
 
-def test_features_from_elsewhere_need_no_slides(data_root, tmp_path):
+def test_imported_features_need_no_slides(data_root, tmp_path):
     folder = data_root / "theirs"
     folder.mkdir()
     (folder / "patients.csv").write_text("patient_id,site,slide_ids\nP1,A,s1;s2\nP2,B,s3\n")

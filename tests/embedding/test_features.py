@@ -1,4 +1,4 @@
-"""Features that other tools left are read as they are, or refused with what is wrong with them."""
+"""Feature files: written and read as they are, and imported from TRIDENT, CLAM and LazySlide."""
 
 import h5py
 import numpy as np
@@ -6,10 +6,40 @@ import pytest
 import torch
 
 from wsibench.core import FeatureFolder, SlideError
-from wsibench.embedding.foreign import foreign_file, foreign_identity, read_foreign
+from wsibench.embedding.features import find_import, import_identity, read_features, read_import, write_features
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 COORDS = np.array([[0, 0], [512, 0], [0, 512], [512, 512]])
+
+
+def test_features_are_stored_as_float16(tmp_path):
+    features = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    coords = np.arange(10).reshape(5, 2)
+    write_features(tmp_path / "a.h5", features, coords, encoder="colour", revision=None, tile_um=112.0)
+    got, where = read_features(tmp_path / "a.h5")
+    assert got.dtype == np.float16
+    assert where.dtype == np.int64
+    np.testing.assert_array_equal(got, features.astype(np.float16))
+    np.testing.assert_array_equal(where, coords)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["features"].chunks is None
+        assert dict(file["features"].attrs) == {"encoder": "colour", "tile_um": 112.0}
+
+
+def test_the_same_features_are_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_features(tmp_path / name, np.ones((3, 2)), np.zeros((3, 2)), key="k")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_slide_without_tiles_keeps_its_width(tmp_path):
+    write_features(tmp_path / "a.h5", np.zeros((0, 7)), np.zeros((0, 2)))
+    features, coords = read_features(tmp_path / "a.h5")
+    assert features.shape == (0, 7)
+    assert coords.shape == (0, 2)
+
+
+# Import
 
 
 def h5(path, features=FEATURES, coords=COORDS):
@@ -23,7 +53,7 @@ def h5(path, features=FEATURES, coords=COORDS):
 
 def read(root, layout, dim=6, **more):
     folder = FeatureFolder(folder=str(root), layout=layout, **more)
-    return read_foreign(foreign_file(root, folder, "s"), folder, dim)
+    return read_import(find_import(root, layout, "s"), folder, dim)
 
 
 @pytest.mark.parametrize(("layout", "place"), [("trident", "s.h5"), ("clam", "h5_files/s.h5"), ("clam", "s.h5")])
@@ -42,7 +72,7 @@ def test_a_batch_axis_of_one_is_taken_off(tmp_path):
     np.testing.assert_array_equal(coords, COORDS)
 
 
-def test_clams_tensors_have_no_places(tmp_path):
+def test_clams_tensors_have_no_coordinates(tmp_path):
     (tmp_path / "pt_files").mkdir()
     torch.save(torch.from_numpy(FEATURES), tmp_path / "pt_files" / "s.pt")
     features, coords = read(tmp_path, "clam")
@@ -101,7 +131,7 @@ def test_features_that_cannot_be_right_are_refused(tmp_path, features, message):
         read(tmp_path, "trident")
 
 
-def test_an_absent_or_empty_file_says_where_it_was_looked_for(tmp_path):
+def test_absent_and_empty_files_are_refused(tmp_path):
     with pytest.raises(SlideError, match=r"looked for h5_files/s\.h5, s\.h5, pt_files/s\.pt, s\.pt"):
         read(tmp_path, "clam")
     with h5py.File(tmp_path / "s.h5", "w"):
@@ -110,8 +140,31 @@ def test_an_absent_or_empty_file_says_where_it_was_looked_for(tmp_path):
         read(tmp_path, "trident")
 
 
-def test_a_file_that_is_written_again_has_another_identity(tmp_path):
+def test_files_that_declare_more_than_they_store_are_refused_unread(tmp_path):
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file.create_dataset("features", (60_000_000, 6), "f4", chunks=(1000, 6))
+        file.create_dataset("coords", (60_000_000, 2), "i8", chunks=(1000, 2))
+    assert (tmp_path / "s.h5").stat().st_size < 10_000
+    with pytest.raises(SlideError, match=r"features declares the shape \(60000000, 6\) and stores 0 bytes"):
+        read(tmp_path, "trident")
+    torch.save(torch.zeros(1).expand(40_000_000, 6), tmp_path / "s.pt")
+    assert (tmp_path / "s.pt").stat().st_size < 10_000
+    (tmp_path / "s.h5").unlink()
+    with pytest.raises(SlideError, match=r"the tensor declares the shape \(40000000, 6\) and stores 4 bytes"):
+        read(tmp_path, "clam")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no tensor", b"\x80\x02.", b"PK\x03\x04"], ids=["empty", "text", "pickle", "zip"]
+)
+def test_a_damaged_tensor_file_is_refused_with_its_remedy(tmp_path, content):
+    (tmp_path / "s.pt").write_bytes(content)
+    with pytest.raises(SlideError, match=r"does not hold features in clam's layout.*that the file is whole"):
+        read(tmp_path, "clam")
+
+
+def test_another_content_has_another_identity(tmp_path):
     h5(tmp_path / "s.h5")
-    before = foreign_identity(tmp_path / "s.h5")
+    before = import_identity(tmp_path / "s.h5")
     h5(tmp_path / "s.h5", FEATURES + 1)
-    assert foreign_identity(tmp_path / "s.h5") != before
+    assert import_identity(tmp_path / "s.h5") != before

@@ -1,0 +1,204 @@
+"""Stage 03: make the features of every slide and encoder of a study that are due."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsibench.cohort.build import read_cohort
+from wsibench.core import (
+    Artefact,
+    Encoder,
+    Failure,
+    LocalCohort,
+    SlideError,
+    Study,
+    StudyError,
+    WeightsError,
+    check_failures,
+    failure,
+    key_at,
+    make_key,
+    parallel_map,
+    read_failures,
+    read_meta,
+    record_failures,
+)
+from wsibench.embedding.encoders import tile_encoders
+from wsibench.embedding.features import find_import, import_identity
+from wsibench.embedding.one_pass import IN_FLIGHT, Output, Ready, Task, devices, make_features
+from wsibench.embedding.weights import fetch, find, local_folder, weights_hash
+from wsibench.tiling import tasks as tiling_tasks
+
+FORMAT = 1
+STAGE = "embedding"
+
+
+def not_applicable(study: Study) -> str | None:
+    """Return the reason why the study has no tiles to embed, or None."""
+    if study.no_cohort:
+        return study.no_cohort
+    if _without_slides(study) and not study.folders:
+        return "The cohort is a table of patients without slides: there are no tiles to embed."
+    return None if tile_encoders(study) else "The study names no encoder of tiles."
+
+
+def _without_slides(study: Study) -> bool:
+    return isinstance(study.cohort, LocalCohort) and study.cohort.slides is None
+
+
+def wanted_mpp(study: Study) -> float:
+    """Return the finest µm/px that an encoder of the study needs, at which every slide is decoded if it has it."""
+    geometry = study.embedding.geometry
+    px = [encoder.decoded_px(geometry) for encoder in tile_encoders(study) if encoder.loader != "import"]
+    return study.tiles.tile_um / max(px, default=1)
+
+
+def made_by(study: Study, encoder: Encoder) -> dict[str, Any]:
+    """Return the settings that decide an encoder's features of a tile, except for the resolution of decoding.
+
+    The settings of features that were computed elsewhere are unknown.
+    """
+    if encoder.loader == "import":
+        return {"loader": encoder.loader}
+    settings = {"tile_um": study.tiles.tile_um, "weights": _known_hash(study, encoder)}
+    return {**encoder.decides(), **settings, "decoded_px": encoder.decoded_px(study.embedding.geometry)}
+
+
+def expected(study: Study) -> list[Artefact]:
+    """Return the feature files of every encoder and every slide that has tiles.
+
+    Raises
+    ------
+    NotReady
+        If a slide has neither been tiled nor failed.
+    """
+    ready = [Ready(encoder, None, _known_hash(study, encoder)) for encoder in tile_encoders(study)]
+    return [output.artefact for task in _tasks(study, ready) for output in task.outputs]
+
+
+def embed_slides(study: Study) -> pd.DataFrame:
+    """Make the features that are due, reading every slide once for all its encoders.
+
+    Slides are distributed over processes on CPUs, and over threads that feed all devices on a CUDA
+    machine. Encoders are loaded once a process.
+
+    Returns
+    -------
+    DataFrame
+        One row for each slide and encoder that was due: slide_id, encoder, n_tiles, seconds (of the slide's
+        whole pass).
+
+    Raises
+    ------
+    WeightsError
+        If an encoder's weights cannot be had; before any slide is opened.
+    TooManyFailures
+        If more slides fail than the study's limits allow; each is a row of failures.csv.
+    """
+    due, n_slides = _due_tasks(study)
+    threads = len(devices()) * IN_FLIGHT if due and devices() != ("cpu",) else None
+    results = parallel_map(make_features, due, label="03 embedding", errors="return", threads=threads)
+    failures: list[Failure] = []
+    rows = []
+    for task, result in zip(due, results, strict=True):
+        if isinstance(result, BaseException):
+            failures += [failure(task.slide_id, STAGE, output.artefact.key, result) for output in task.outputs]
+        else:
+            rows += [(task.slide_id, output.encoder.name, *result) for output in task.outputs]
+    record_failures(study.failures_csv, STAGE, failures)
+    one_per_slide = list({row.slide_id: row for row in failures}.values())
+    check_failures(one_per_slide, n_slides, study.limits.failed_slides)
+    made = pd.DataFrame(rows, columns=["slide_id", "encoder", "n_tiles", "seconds"])
+    return made.sort_values(["slide_id", "encoder"], ignore_index=True)
+
+
+def _due_tasks(study: Study) -> tuple[list[Task], int]:
+    """Return the features to make, with the weights fetched, and the number of slides that should have features."""
+    if not any(artefact.due() for artefact in expected(study)):
+        return [], 0
+    ready = []
+    for encoder in tile_encoders(study):
+        folder = fetch(encoder, local_folder(encoder.name, study)) if encoder.needs_weights else None
+        ready.append(Ready(encoder, folder, weights_hash(encoder, folder)))
+    every = _tasks(study, ready)
+    due = [replace(task, outputs=tuple(each for each in task.outputs if each.artefact.due())) for task in every]
+    return [task for task in due if task.outputs], len({task.slide_id for task in every})
+
+
+def _tasks(study: Study, ready: list[Ready]) -> list[Task]:
+    """Return the tasks of all slides: one pass over its tiles each, and one import for each folder of features."""
+    imported = [each for each in ready if each.encoder.loader == "import"]
+    embedded = [each for each in ready if each.encoder.loader != "import"]
+    if embedded and _without_slides(study):
+        raise StudyError(
+            f"{embedded[0].encoder.name} needs slides, and the cohort is a table of patients without slides.",
+            "Give `slides` in `cohort`, or a folder of its features.",
+        )
+    slides = read_cohort(study)
+    imports = [_import_task(study, slide, each) for slide in slides["slide_id"] if slide for each in imported]
+    return [*(_embedding_tasks(study, slides, embedded) if embedded else ()), *imports]
+
+
+def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> Iterator[Task]:
+    failed = {row.slide_id for row in read_failures(study.failures_csv) if row.stage in ("cohort", "tiling")}
+    mpp, geometry = wanted_mpp(study), study.embedding.geometry
+    # Streamed slides are tiled in the same pass: the keys of their tiles are known, the tiles do not exist yet.
+    streamed = {task.slide_id: task for task in tiling_tasks(study)} if study.streamed else {}
+    for slide, path in zip(slides["slide_id"], slides["path"], strict=True):
+        if slide in failed:
+            continue
+        tiling, tiles = streamed.get(slide), study.tiles_parquet(slide)
+        key = tiling.artefact.key if tiling else key_at(tiles)
+        outputs = tuple(_output(study, slide, each, _section(each, geometry, mpp), key) for each in ready)
+        task = Task(slide, Path(path), outputs, tiles, mpp, geometry, study.limits.bad_tiles)
+        yield replace(task, tiling=tiling, fetched=_fetched(study, task.path.name)) if tiling else task
+
+
+def _fetched(study: Study, name: str) -> Callable[[], AbstractContextManager[Any]]:
+    from wsibench.cohort.gdc.acquire import fetched  # and its HTTP client, which other cohorts do not need
+
+    return partial(fetched, study, name)
+
+
+def _section(ready: Ready, geometry: str, mpp: float) -> dict[str, Any]:
+    section = {"encoder": ready.encoder.decides(), "weights": ready.hash, "wanted_mpp": mpp}
+    cropped = ready.encoder.decoded_px(geometry) != ready.encoder.px
+    return section | {"geometry": geometry} if cropped else section
+
+
+def _import_task(study: Study, slide_id: str, ready: Ready) -> Task:
+    folder = study.folders[ready.encoder.name]
+    root = study.resolve(folder.folder)
+    try:
+        identity = import_identity(find_import(root, folder.layout, slide_id))
+    except SlideError:
+        identity = "absent"
+    section = {"encoder": ready.encoder.name, "layout": folder.layout, "table": folder.table}
+    return Task(slide_id, root, (_output(study, slide_id, ready, section, identity),), imported=folder)
+
+
+def _output(study: Study, slide_id: str, ready: Ready, section: dict[str, Any], made_from: str) -> Output:
+    key = make_key(STAGE, FORMAT, section, made_from=[made_from])
+    path = study.features_h5(ready.encoder.name, slide_id)
+    return Output(ready.encoder, ready.weights, ready.hash, Artefact(path, key))
+
+
+def _known_hash(study: Study, encoder: Encoder) -> str:
+    """Return the hash of an encoder's weights without using the network.
+
+    If the weights are not on this machine, it is the hash with which the existing features were made, so
+    that a study embedded on a cluster can be continued elsewhere.
+    """
+    if not encoder.needs_weights:
+        return weights_hash(encoder, None)
+    try:
+        return weights_hash(encoder, find(encoder, local_folder(encoder.name, study)))
+    except WeightsError:
+        files = study.features_h5(encoder.name, "any").parent.glob("*.h5")
+        known = {meta["facts"]["weights"] for meta in map(read_meta, files) if meta}
+        return known.pop() if len(known) == 1 else "unavailable"
