@@ -41,11 +41,9 @@ from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
 from wsibench.core import Scheme
-from wsibench.ranking import association as measures
-from wsibench.ranking import bootstrap
+from wsibench.ranking import association as measures, bootstrap
 from wsibench.ranking.caveats import COVERAGE
-from wsibench.regression import metrics as scores
-from wsibench.regression import split_half as halves
+from wsibench.regression import metrics as scores, split_half as halves
 from wsibench.regression.fit import out_of_fold
 from wsibench.regression.probes.base import Fitted, Patients
 from wsibench.regression.probes.ridge import Ridge

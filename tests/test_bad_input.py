@@ -9,8 +9,7 @@ import pytest
 import trials
 
 from wsibench.core import CohortError
-from wsibench.ranking import caveats
-from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import caveats, leaderboard as ranking
 from wsibench.regression import fit as regression
 from wsibench.regression.folds import UnevenFolds
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import yaml
 
-from wsibench.cli.run import STAGES
+from wsibench.cli.stages import STAGES
 from wsibench.core import CHECKOUT
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))

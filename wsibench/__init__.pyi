@@ -1,11 +1,12 @@
-from . import assembly as assembly
-from . import cli as cli
-from . import cohort as cohort
-from . import core as core
-from . import embedding as embedding
-from . import figures as figures
-from . import ranking as ranking
-from . import regression as regression
-from . import tiling as tiling
-from .core import Study as Study
-from .core import studies as studies
+from . import (
+    assembly as assembly,
+    cli as cli,
+    cohort as cohort,
+    core as core,
+    embedding as embedding,
+    figures as figures,
+    ranking as ranking,
+    regression as regression,
+    tiling as tiling,
+)
+from .core import Study as Study, studies as studies

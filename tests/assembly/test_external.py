@@ -13,18 +13,15 @@ import pytest
 import trials
 import yaml
 
-from wsibench.assembly import build as assembly
-from wsibench.assembly import external
-from wsibench.cli import run
+from wsibench.assembly import build as assembly, external
+from wsibench.cli import stages
 from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, NotReady, Study
 from wsibench.figures import report
 from wsibench.figures.plates import applying
-from wsibench.ranking import leaderboard as ranking
-from wsibench.ranking import permutation as null
+from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.ranking.predictions import load_arm
-from wsibench.regression import fit as regression
-from wsibench.regression import folds
+from wsibench.regression import fit as regression, folds
 from wsibench.regression.fit import jobs, out_of_fold, read_predictions
 from wsibench.regression.metrics import permutation_within
 from wsibench.regression.probes.base import Patients
@@ -209,8 +206,8 @@ def test_inner_folds_keep_training_sites_together(study):
 
 
 def test_stages_without_a_cohort_say_so(study):
-    for stage in run.STAGES[:3]:
-        assert str(run.status(study, stage)).endswith(f"not applicable  {study.no_cohort}")
+    for stage in stages.STAGES[:3]:
+        assert str(stages.status(study, stage)).endswith(f"not applicable  {study.no_cohort}")
     with pytest.raises(CohortError, match="The patients come from the studies a"):
         cohort.build(study)
     plates = ["forest", "rank_frequencies", "violins", "predicted_measured", "feature_map"]
@@ -229,7 +226,7 @@ def test_a_study_that_is_due_is_named_and_other_contents_make_another_key(copy):
     due = r"Study b \(test\): .* is made from other input or settings. Run `wsibench run b --to 04`"
     with pytest.raises(NotReady, match=due):
         assembly.expected(study)
-    assert "Study b (test)" in run.status(study, run.STAGES[3]).why
+    assert "Study b (test)" in stages.status(study, stages.STAGES[3]).why
     study = again(copy, "b")
     assert all(artefact.due() for artefact in assembly.expected(study))
     assembly.assemble(study)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsibench.cli.run import STAGES, status, statuses
+from wsibench.cli.stages import STAGES, status, statuses
 from wsibench.core import CHECKOUT, Study
 
 MINI = """\

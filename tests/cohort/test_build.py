@@ -10,8 +10,7 @@ import numpy as np
 import own_tables
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from own_tables import EXPRESSION, SLIDES
 
 from wsibench.cohort import build as cohort

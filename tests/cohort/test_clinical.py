@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from wsibench.assembly import build as assembly
-from wsibench.cohort import build as cohort
-from wsibench.cohort import clinical
+from wsibench.cohort import build as cohort, clinical
 from wsibench.core import CohortError, Study, StudyError, read_meta
 
 IDS = ["A", "B", "C", "D"]

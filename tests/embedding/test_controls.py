@@ -5,8 +5,7 @@ import pytest
 import trials
 import yaml
 
-from wsibench.assembly import build as assembly
-from wsibench.assembly import pooling as vectors
+from wsibench.assembly import build as assembly, pooling as vectors
 from wsibench.cohort import build as cohort
 from wsibench.core import NotReady, Study
 from wsibench.embedding import controls

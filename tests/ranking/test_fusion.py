@@ -6,8 +6,7 @@ import pytest
 import trials
 
 from wsibench.core import StudyError
-from wsibench.ranking import fusion
-from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import fusion, leaderboard as ranking
 from wsibench.regression.fit import Job, read_predictions, regress
 
 

@@ -5,8 +5,7 @@ import pytest
 import trials
 
 from wsibench.core import CohortError, StudyError
-from wsibench.ranking import gene_sets as genesets
-from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import gene_sets as genesets, leaderboard as ranking
 from wsibench.ranking.leaderboard import rank, read
 from wsibench.regression import fit as regression
 

@@ -9,8 +9,7 @@ import yaml
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, CohortError, NotReady, Study
-from wsibench.ranking import leaderboard as ranking
-from wsibench.ranking import permutation as null
+from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.ranking.leaderboard import TABLES, rank, read
 from wsibench.regression import fit as regression
 from wsibench.regression.fit import jobs

@@ -10,8 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from wsibench.assembly import build as assembly
 from wsibench.core import CohortError, NotReady, StudyError
-from wsibench.regression import fit as regression
-from wsibench.regression import folds
+from wsibench.regression import fit as regression, folds
 from wsibench.regression.fit import Job, jobs, out_of_fold, read_predictions, regress
 from wsibench.regression.metrics import fold_spearman, scorable_genes
 from wsibench.regression.probes.base import Patients

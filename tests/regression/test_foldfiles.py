@@ -5,8 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from wsibench.core import CohortError
 from wsibench.regression.foldfiles import FORMATS, given_digest, read_given, write_splits

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from wsibench.assembly import build as assembly
 from wsibench.cli.main import main

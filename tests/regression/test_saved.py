@@ -13,8 +13,7 @@ from trials import GENES, assembled, load, with_tiles, write_tables
 from wsibench.assembly import build as assembly
 from wsibench.core import FitError, NotReady, Study
 from wsibench.ranking import leaderboard as ranking
-from wsibench.regression import fit as regression
-from wsibench.regression import saved
+from wsibench.regression import fit as regression, saved
 from wsibench.regression.fit import Job, read_patients
 from wsibench.regression.probes import offer
 

@@ -3,13 +3,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from wsibench.ranking import association as measures
-from wsibench.ranking import bootstrap, targetscores
-from wsibench.regression import metrics as scores
-from wsibench.regression import split_half as halves
+from wsibench.ranking import association as measures, bootstrap, targetscores
+from wsibench.regression import metrics as scores, split_half as halves
 from wsibench.regression.fit import out_of_fold
 from wsibench.regression.probes.base import Patients
 

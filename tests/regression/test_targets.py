@@ -9,10 +9,8 @@ import pytest
 import trials
 
 from wsibench.core import CohortError, Study, StudyError, Target, read_meta
-from wsibench.ranking import leaderboard as ranking
-from wsibench.ranking import targetscores
-from wsibench.regression import fit as regression
-from wsibench.regression import targets
+from wsibench.ranking import leaderboard as ranking, targetscores
+from wsibench.regression import fit as regression, targets
 from wsibench.regression.fit import Job
 from wsibench.regression.probes.base import Patients
 

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from wsibench.core import SlideError
 from wsibench.tiling import tissue

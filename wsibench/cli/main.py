@@ -3,14 +3,17 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-from wsibench.cli.run import STAGES, leaderboard_text, run, say_line, statuses
-from wsibench.core import Study, WsibenchError, studies
+from wsibench.cli.run import leaderboard_text, run
+from wsibench.cli.stages import STAGES, statuses
+from wsibench.core import Study, WsibenchError, read_failures, studies
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     asked = _parser().parse_args(arguments)
     try:
         return asked.do(asked)
@@ -20,87 +23,92 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"          {error.remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("wsibench: interrupted; what was finished is kept, run the same command to go on.", file=sys.stderr)
+        print("wsibench: interrupted; finished files are kept, the same command continues.", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("wsibench", description=__doc__)
+    parser = argparse.ArgumentParser("wsibench", description="Benchmark image foundation models on whole-slide images.")
+    parser.add_argument("--version", action="version", version=f"wsibench {version('wsibench')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("run", help="run a study's notebooks, those that are due")
+    def add(do: Callable[[argparse.Namespace], int], text: str, example: str) -> argparse.ArgumentParser:
+        name = do.__name__.strip("_")
+        command = commands.add_parser(name, help=text, description=text, epilog=f"example: wsibench {name} {example}")
+        command.set_defaults(do=do)
+        return command
+
+    command = add(_run, "run the notebooks of a study that are due", "demo --from 05")
     command.add_argument("study", help=f"a folder of data/ with a study.yaml: {', '.join(studies())}")
     names = ", ".join(stage.name for stage in STAGES)
     command.add_argument("--from", dest="first", default="", metavar="STAGE", help=f"begin with: {names}")
-    command.add_argument("--to", dest="last", default="~", metavar="STAGE", help="end with")
+    command.add_argument("--to", dest="last", default="", metavar="STAGE", help="end with")
     command.add_argument("--force", action="store_true", help="execute notebooks even when nothing is due")
-    command.add_argument("--workers", type=int, help="processes for per-slide work (default: one a core)")
+    command.add_argument("--workers", type=_positive, help="worker processes (default: one a core)")
     command.add_argument("--trust", action="store_true", help="run the code of encoders that the study itself names")
-    command.set_defaults(do=_run)
 
-    command = commands.add_parser("status", help="say stage by stage what is done and what is due")
+    command = add(_status, "show for every stage whether it is done or due", "demo")
     command.add_argument("study")
-    command.set_defaults(do=_status)
 
-    command = commands.add_parser("figures", help="draw a study's figures and report again")
+    command = add(_figures, "draw a study's figures and report again", "demo")
     command.add_argument("study")
-    command.set_defaults(do=_figures)
 
-    command = commands.add_parser("cohort", help="build a study's cohort, or say what that would take")
+    command = add(_cohort, "build a study's cohort, or show what that would take", "tcga-brca --plan")
     command.add_argument("study")
-    command.add_argument("--plan", action="store_true", help="say slides, gigabytes, hours and disk; fetch nothing")
-    command.add_argument("--mb-per-s", type=float, default=50.0, help="bandwidth to reckon with (default: 50)")
-    command.set_defaults(do=_cohort)
+    command.add_argument("--plan", action="store_true", help="show slides, gigabytes, hours and disk; download nothing")
+    command.add_argument("--mb-per-s", type=float, default=50.0, help="bandwidth to assume (default: 50)")
 
-    command = commands.add_parser("folds", help="write a study's folds for others to read")
+    command = add(_folds, "write a study's folds to a CSV", "demo -o folds.csv")
     command.add_argument("study")
     command.add_argument("-o", "--output", required=True, metavar="FILE", help="a CSV; for sequoia a new folder")
     command.add_argument("--scheme", help="preserved-site or random-patient (default: the study's first)")
     forms = ("wsibench", "preservedsitecv", "sequoia")
     command.add_argument("--format", choices=forms, default="wsibench", help="default: wsibench")
-    command.set_defaults(do=_folds)
 
-    command = commands.add_parser("fit", help="fit a probe on all of a study's patients, and save it")
+    command = add(
+        _fit,
+        "fit a probe on all of a study's patients, and save it",
+        "demo --encoder colour --probe ridge -o colour.safetensors",
+    )
     command.add_argument("study")
-    command.add_argument("--encoder", required=True, help="an encoder, or a features table, of the study")
-    command.add_argument("--probe", required=True, help="ridge, abmil, … (any probe that a study may name)")
+    command.add_argument("--encoder", required=True, help="an encoder or a feature table of the study")
+    command.add_argument("--probe", required=True, help="ridge, abmil, … (any probe that a study can have)")
     command.add_argument("-o", "--output", required=True, metavar="FILE.safetensors", help="FILE.json comes beside it")
-    command.set_defaults(do=_fit)
 
-    command = commands.add_parser("predict", help="apply a saved fit to the patients of a study")
-    command.add_argument("fit", metavar="FILE.safetensors", help="what `wsibench fit` wrote, FILE.json beside it")
+    command = add(_predict, "apply a saved fit to the patients of a study", "colour.safetensors new-patients")
+    command.add_argument("fit", metavar="FILE.safetensors", help="a file of `wsibench fit`, with FILE.json beside it")
     command.add_argument("study", help="a study of the new patients; it needs no expression")
     command.add_argument("-o", "--output", metavar="FILE", help=".h5ad or .csv (default: predicted/ of the study)")
-    command.set_defaults(do=_predict)
 
-    command = commands.add_parser("encoders", help="list the encoders, their licences and their exposure to TCGA")
-    command.set_defaults(do=_encoders)
+    add(_encoders, "list the encoders, their licences and their exposure to TCGA", "")
 
-    command = commands.add_parser("doctor", help="say what this machine has and what a study lacks")
+    command = add(_doctor, "check the machine, and a study for faults that would stop it", "demo")
     command.add_argument("study", nargs="?")
-    command.set_defaults(do=_doctor)
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # at once, also when the output is a pipe
+
+
 def _run(asked: argparse.Namespace) -> int:
-    for name in (asked.first, asked.last):
-        if name not in ("", "~") and not any(stage.name.startswith(name) for stage in STAGES):
-            raise WsibenchError(
-                f"There is no stage {name!r}.", f"Stages: {', '.join(stage.name for stage in STAGES)}; `03` will do."
-            )
     if asked.workers:
         os.environ["WSIBENCH_WORKERS"] = str(asked.workers)  # the notebooks' kernels inherit it
     if asked.trust:
         os.environ["WSIBENCH_TRUST"] = "1"
     study = Study.load(asked.study)
-    run(study, first=asked.first, last=asked.last, force=asked.force, say=say_line)
+    run(study, first=asked.first, last=asked.last, force=asked.force, say=_say)
     _summary(study)
     return 0
 
 
 def _summary(study: Study) -> None:
-    from wsibench.core import read_failures
-
     failures = read_failures(study.failures_csv)
     if failures:
         print(f"\n{len(failures)} slides failed ({study.failures_csv}):")
@@ -115,14 +123,13 @@ def _summary(study: Study) -> None:
 def _status(asked: argparse.Namespace) -> int:
     study = Study.load(asked.study)
     print(f"{study.title} (study {study.name}, key {study.key})")
-    for one in statuses(study):
-        print(one)
+    print(*statuses(study), sep="\n")
     return 0
 
 
 def _figures(asked: argparse.Namespace) -> int:
     study = Study.load(asked.study)
-    run(study, first="07", force=True, say=say_line)
+    run(study, first="07", force=True, say=_say)
     _summary(study)
     return 0
 
@@ -182,11 +189,13 @@ def _encoders(asked: argparse.Namespace) -> int:
 
 
 def _doctor(asked: argparse.Namespace) -> int:
-    from wsibench.cli.doctor import check
+    from wsibench.cli.checks import Finding, faults, machine
 
-    lines = check(Study.load(asked.study) if asked.study else None)
-    print("\n".join(str(line) for line in lines))
-    return 0 if all(line.good for line in lines) else 1
+    findings = machine()
+    for name, found in faults(Study.load(asked.study)).items() if asked.study else []:
+        findings += [Finding(False, name, fault) for fault in found] or [Finding(True, name, "no fault found")]
+    print(*findings, sep="\n")
+    return 0 if all(one.good for one in findings) else 1
 
 
 if __name__ == "__main__":

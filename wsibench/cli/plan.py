@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench.cohort.gdc import acquire as acquisition
-from wsibench.cohort.gdc import download, snapshot
+from wsibench.cohort.gdc import acquire as acquisition, download, snapshot
 from wsibench.cohort.gdc.client import GdcFile
 from wsibench.core import CohortError, GdcCohort, Study, n_workers
 from wsibench.embedding import tile_encoders

@@ -1,20 +1,21 @@
-from .encoders import ENCODERS as ENCODERS
-from .encoders import encoder as encoder
-from .encoders import encoders_table as encoders_table
-from .encoders import find_weights as find_weights
-from .encoders import table as table
-from .encoders import tcga as tcga
-from .encoders import tile_controls as tile_controls
-from .encoders import tile_encoders as tile_encoders
-from .features import read_coords as read_coords
-from .features import read_features as read_features
-from .features import write_features as write_features
+from .encoders import (
+    ENCODERS as ENCODERS,
+    encoder as encoder,
+    encoders_table as encoders_table,
+    find_weights as find_weights,
+    table as table,
+    tcga as tcga,
+    tile_controls as tile_controls,
+    tile_encoders as tile_encoders,
+)
+from .features import read_coords as read_coords, read_features as read_features, write_features as write_features
 from .models import load as load
-from .one_pass import embed as embed
-from .one_pass import embed_slide as embed_slide
-from .stage import FORMAT as FORMAT
-from .stage import embed_slides as embed_slides
-from .stage import expected as expected
-from .stage import made_by as made_by
-from .stage import not_applicable as not_applicable
-from .stage import wanted_mpp as wanted_mpp
+from .one_pass import embed as embed, embed_slide as embed_slide
+from .stage import (
+    FORMAT as FORMAT,
+    embed_slides as embed_slides,
+    expected as expected,
+    made_by as made_by,
+    not_applicable as not_applicable,
+    wanted_mpp as wanted_mpp,
+)

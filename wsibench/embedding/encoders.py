@@ -122,16 +122,27 @@ def tcga(study: Study, name: str) -> Known:
     return "no" if name in PATIENT_CONTROLS else encoder(name, study).tcga
 
 
-def find_weights(study: Study, name: str) -> Path | None:
-    """Return the local folder of an encoder's weights without using the network; None if it needs none.
+def find_weights(study: Study, name: str, *, download: bool = False) -> Path | None:
+    """Return the folder of an encoder's weights, or None if it has none.
+
+    Parameters
+    ----------
+    study
+        The study, which may name local folders of weights and encoders of its own.
+    name
+        Name of the encoder.
+    download
+        Download weights that are not on this machine; otherwise the network is not used.
 
     Raises
     ------
     WeightsError
-        If the weights are not on this machine; says how to get them.
+        If the weights are not available; the message says how to get them.
     """
     record = encoder(name, study)
-    return weights.find(record, weights.local_folder(name, study)) if record.needs_weights else None
+    if not record.needs_weights:
+        return None
+    return (weights.fetch if download else weights.find)(record, weights.local_folder(name, study))
 
 
 def table(encoders: Iterable[Encoder], study: Study | None = None) -> pd.DataFrame:

@@ -11,8 +11,7 @@ from wsibench.core import FUSION, Study
 from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, rows, slides_to_show
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import primary_scheme, probe_name, scheme_name
-from wsibench.ranking import leaderboard as ranking
-from wsibench.ranking import permutation as null
+from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.regression import fit as regression
 
 MOST_GENES = 8

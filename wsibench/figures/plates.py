@@ -12,8 +12,7 @@ from wsibench import tiling
 from wsibench.assembly import build as assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, NotReady, SimulatedCohort, Study, key_at, make_key, read_failures
-from wsibench.ranking import leaderboard as ranking
-from wsibench.ranking import site_predictability as sites
+from wsibench.ranking import leaderboard as ranking, site_predictability as sites
 from wsibench.regression import fit as regression
 
 FORMAT = 1

@@ -13,8 +13,7 @@ from wsibench.figures import findings
 from wsibench.figures.plates import Plate, applying, rows
 from wsibench.figures.stage import inline
 from wsibench.figures.style import number, per_cent, primary_scheme, probe_name, scheme_name, sentence_case
-from wsibench.ranking import caveats
-from wsibench.ranking import leaderboard as ranking
+from wsibench.ranking import caveats, leaderboard as ranking
 from wsibench.regression import fit as regression
 
 FORMAT = 4

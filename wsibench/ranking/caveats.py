@@ -12,8 +12,7 @@ import pandas as pd
 from wsibench.assembly.build import names, read_benchmark
 from wsibench.core import Artefact, Scheme, Study, file_sha256, key_at, make_key, read_meta, writing
 from wsibench.ranking.site_predictability import why_empty
-from wsibench.regression.folds import expected as folds_expected
-from wsibench.regression.folds import read_folds
+from wsibench.regression.folds import expected as folds_expected, read_folds
 from wsibench.regression.metrics import RESERVED
 
 FORMAT = 1

@@ -11,20 +11,22 @@ import pandas as pd
 from wsibench.assembly.build import not_applicable
 from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, parallel_map, writing
 from wsibench.embedding import tcga
-from wsibench.ranking import adjusted, bootstrap, correlated, fusion, spread, targetscores
-from wsibench.ranking import association as measures
-from wsibench.ranking import gene_sets as genesets
-from wsibench.ranking import permutation as null
-from wsibench.ranking.caveats import expected as caveats_expected
-from wsibench.ranking.caveats import warn
+from wsibench.ranking import (
+    adjusted,
+    association as measures,
+    bootstrap,
+    correlated,
+    fusion,
+    gene_sets as genesets,
+    permutation as null,
+    spread,
+    targetscores,
+)
+from wsibench.ranking.caveats import expected as caveats_expected, warn
 from wsibench.ranking.predictions import Arm, load_arm
-from wsibench.ranking.site_predictability import expected as sites_expected
-from wsibench.ranking.site_predictability import measure as measure_sites
-from wsibench.regression import metrics as scores
-from wsibench.regression import split_half as halves
-from wsibench.regression import targets
-from wsibench.regression.fit import Job, jobs
-from wsibench.regression.fit import expected as predictions_expected
+from wsibench.ranking.site_predictability import expected as sites_expected, measure as measure_sites
+from wsibench.regression import metrics as scores, split_half as halves, targets
+from wsibench.regression.fit import Job, expected as predictions_expected, jobs
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 

@@ -12,8 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from wsibench.assembly.build import bag_index, names, not_applicable, read_bags, read_benchmark, with_tiles
 from wsibench.core import Artefact, CohortError, Scheme, Study, key_at, make_key, parallel_map, read_meta, writing
-from wsibench.regression import folds
-from wsibench.regression import split_half as halves
+from wsibench.regression import folds, split_half as halves
 from wsibench.regression.metrics import fold_spearman
 from wsibench.regression.probes import offer
 from wsibench.regression.probes.base import Attends, Fitted, Patients, Probe, Seeded

@@ -1,18 +1,19 @@
-from .slides import MAX_BAD as MAX_BAD
-from .slides import Resolution as Resolution
-from .slides import Slide as Slide
-from .slides import open_slide as open_slide
-from .tiles import FORMAT as FORMAT
-from .tiles import TilingTask as TilingTask
-from .tiles import expected as expected
-from .tiles import not_applicable as not_applicable
-from .tiles import read_tiles as read_tiles
-from .tiles import tasks as tasks
-from .tiles import tile_slide as tile_slide
-from .tiles import tile_slides as tile_slides
-from .tiles import tiled_slides as tiled_slides
-from .tissue import MASK_MPP as MASK_MPP
-from .tissue import choose_tiles as choose_tiles
-from .tissue import find_tiles as find_tiles
-from .tissue import physical_grid as physical_grid
-from .tissue import tissue_mask as tissue_mask
+from .slides import MAX_BAD as MAX_BAD, Resolution as Resolution, Slide as Slide, open_slide as open_slide
+from .tiles import (
+    FORMAT as FORMAT,
+    TilingTask as TilingTask,
+    expected as expected,
+    not_applicable as not_applicable,
+    read_tiles as read_tiles,
+    tasks as tasks,
+    tile_slide as tile_slide,
+    tile_slides as tile_slides,
+    tiled_slides as tiled_slides,
+)
+from .tissue import (
+    MASK_MPP as MASK_MPP,
+    choose_tiles as choose_tiles,
+    find_tiles as find_tiles,
+    physical_grid as physical_grid,
+    tissue_mask as tissue_mask,
+)

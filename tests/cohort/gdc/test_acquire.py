@@ -13,8 +13,7 @@ import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
 from wsibench.cohort import build as cohort
-from wsibench.cohort.gdc import acquire as acquisition
-from wsibench.cohort.gdc import client, transfer
+from wsibench.cohort.gdc import acquire as acquisition, client, transfer
 from wsibench.core import CohortError, GdcError, NotReady, Study, StudyError, TooManyFailures, read_failures, read_meta
 
 GENES = [

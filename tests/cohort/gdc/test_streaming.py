@@ -12,16 +12,15 @@ import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
 from wsibench import embedding, tiling
-from wsibench.cli import run
+from wsibench.cli import stages
 from wsibench.cohort import build as cohort
-from wsibench.cohort.gdc import acquire as acquisition
-from wsibench.cohort.gdc import client
+from wsibench.cohort.gdc import acquire as acquisition, client
 from wsibench.core import Study, meta_path, read_failures
 from wsibench.embedding import read_features
 
 PATIENTS = ["TCGA-A2-A001", "TCGA-BH-A002", "TCGA-BH-A003"]
 GENES = [(f"ENSG0000000000{n}.1", f"GENE{n}", "protein_coding") for n in range(3)]
-TILING, EMBEDDING = run.STAGES[1:3]
+TILING, EMBEDDING = stages.STAGES[1:3]
 
 
 def slide_bytes(seed: int) -> bytes:
@@ -79,8 +78,8 @@ def fetches(server: GdcServer) -> int:
 def test_the_same_features_as_of_kept_slides_without_keeping_any(server: GdcServer, make: Callable[..., Study]) -> None:
     study = make("streamed")
     cohort.build(study)
-    assert run.status(study, TILING).state == "not applicable"
-    assert run.status(study, EMBEDDING).state == "due"
+    assert stages.status(study, TILING).state == "not applicable"
+    assert stages.status(study, EMBEDDING).state == "due"
     made = embedding.embed_slides(study)
     assert list(made["n_tiles"]) == [5, 5, 5]
     assert not list(study.slides.iterdir()), "a slide was kept"
@@ -142,7 +141,7 @@ def test_a_slide_that_fails_is_a_row_and_is_not_kept(server: GdcServer, make: Ca
     assert set(rows) == {Path(hit["file_name"]).stem for hit in (bad, gone)}
     assert "data release" in rows[Path(gone["file_name"]).stem].remedy
     assert not list(study.slides.glob("*.svs"))
-    assert run.status(study, EMBEDDING).why.endswith("2 slides failed (failures.csv)")
+    assert stages.status(study, EMBEDDING).why.endswith("2 slides failed (failures.csv)")
     assert len(tiling.tile_slides(study)) == 1
     assert len(embedding.embed_slides(study)) == 1, "the one that was refused is there now"
 

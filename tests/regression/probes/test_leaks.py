@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wsibench.core import Abmil as Settings
-from wsibench.core import Study
+from wsibench.core import Abmil as Settings, Study
 from wsibench.regression.fit import out_of_fold
 from wsibench.regression.probes import PROBES
 from wsibench.regression.probes.abmil import Abmil

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench.cohort.gdc import clinical, download, snapshot, star
-from wsibench.cohort.gdc import pairing as tcga
+from wsibench.cohort.gdc import clinical, download, pairing as tcga, snapshot, star
 from wsibench.cohort.gdc.client import GdcFile
 from wsibench.core import (
     Artefact,

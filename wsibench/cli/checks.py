@@ -1,0 +1,125 @@
+"""Checks before the work: the machine, and what the stages of a study will need."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wsibench.cli.stages import STAGES, Stage, status
+from wsibench.core import Study, WsibenchError, data_root, n_workers
+
+NEEDED_GB = 5.0
+"""Free disk space below which a run probably ends early."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Result of one check."""
+
+    good: bool
+    what: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{'ok   ' if self.good else 'FAULT'} {self.what:<14} {self.found}"
+
+
+def machine() -> list[Finding]:
+    """Check the interpreter, the libraries, the device and the disk."""
+    return [
+        Finding(sys.version_info >= (3, 11), "python", sys.version.split()[0]),
+        _openslide(),
+        _torch(),
+        _disk(),
+        Finding(True, "workers", f"{n_workers()} processes"),
+        Finding(True, "real files", os.environ.get("WSIBENCH_REAL_DATA") or "WSIBENCH_REAL_DATA is not set"),
+    ]
+
+
+def faults(study: Study, stages: Iterable[Stage] = STAGES, *, download: bool = False) -> dict[str, list[str]]:
+    """Check a study for faults that would stop a stage, as far as they can be seen before the work.
+
+    Parameters
+    ----------
+    study
+        The study. Where its cohort is known, its tables and folds are checked against it.
+    stages
+        Stages to check.
+    download
+        Download weights that are not on this machine, instead of naming them.
+
+    Returns
+    -------
+    dict
+        Faults in plain words, by stage.
+    """
+    found = {}
+    for stage in stages:
+        try:
+            found[stage.name] = CHECKS[stage.name](study, download) if stage.name in CHECKS else []
+        except WsibenchError as error:
+            found[stage.name] = [str(error)]
+    return found
+
+
+def check(study: Study, stages: Iterable[Stage] = STAGES) -> None:
+    """Raise all faults of a study at once.
+
+    Raises
+    ------
+    WsibenchError
+        With one line a fault.
+    """
+    lines = [f"{name}: {fault}" for name, found in faults(study, stages, download=True).items() for fault in found]
+    if lines:
+        raise WsibenchError("\n  ".join([f"Study {study.name} cannot run as it is:", *dict.fromkeys(lines)]))
+
+
+def _embedding(study: Study, download: bool) -> list[str]:
+    from wsibench.embedding import find_weights, tile_encoders
+
+    found = []
+    for encoder in [] if study.parts else tile_encoders(study):
+        try:
+            if status(study, STAGES[2]).state == "due":
+                find_weights(study, encoder.name, download=download)
+        except WsibenchError as error:
+            found.append(str(error))
+    return found
+
+
+def _regression(study: Study, _: bool) -> list[str]:
+    from wsibench.regression import probes
+
+    for probe in study.probes:
+        probes.offer(probe)
+    return []
+
+
+CHECKS = {"03_embedding": _embedding, "05_regression": _regression}
+
+
+def _openslide() -> Finding:
+    try:
+        import openslide
+    except (ImportError, OSError) as error:
+        return Finding(False, "openslide", f"{error}; install openslide-python and openslide-bin both by pip")
+    return Finding(True, "openslide", f"{openslide.__library_version__}")
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+        import torchvision  # noqa: F401  versions that do not match fail here
+    except (ImportError, RuntimeError) as error:
+        return Finding(False, "torch", f"{error}; install the pair that constraints.txt names")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device, encoders run on the CPU"
+    return Finding(True, "torch", f"{importlib.metadata.version('torch')}; {device}")
+
+
+def _disk() -> Finding:
+    folder = next(path for path in (data_root(), *data_root().parents) if path.exists())
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    return Finding(free_gb > NEEDED_GB, "disk", f"{free_gb:.0f} GB free in {data_root()}")
