@@ -27,20 +27,22 @@ class Encoder(Section):
     # tiles (b, 3, px, px) on that device to embeddings (b, dim); its module may lie beside study.yaml.
     arch: str
     # Arguments of the model, a layer class by its name; of statistics their format, raised when they change.
-    kwargs: dict[str, Any] = Field({})
+    kwargs: dict[str, Any] = Field(default={})
     pool: Literal["vector", "cls", "cls+mean", "pooler"] = "vector"  # part of the model's output that is the embedding
     prefix_tokens: int = 1  # class and register tokens before the patch tokens
     dim: int | None = None  # width of the embedding, if known
-    px: int = Field(224, ge=1)  # side of the input in pixels
+    px: int = Field(default=224, ge=1)  # side of the input in pixels
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # interpolation of decoded tiles to this size
     # Side that the card resizes to, and the side that it then crops; used with ``geometry: card`` only.
-    card_px: tuple[int, int] | None = Field(None, strict=False)
-    mean: Channels = Field((0.485, 0.456, 0.406), strict=False)  # of the channels, of values in [0, 1]
-    std: Channels = Field((0.229, 0.224, 0.225), strict=False)
+    card_px: tuple[int, int] | None = Field(default=None, strict=False)
+    mean: Channels = Field(default=(0.485, 0.456, 0.406), strict=False)  # of the channels, of values in [0, 1]
+    std: Channels = Field(default=(0.229, 0.224, 0.225), strict=False)
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # arithmetic on a CUDA device; a CPU computes in float32
     repo: str | None = None  # repository on the Hugging Face hub; of a user's function, its file
     revision: str | None = None  # commit of the repository; unset, the newest
-    ignored: tuple[str, ...] = Field((), strict=False)  # prefixes of the checkpoint's weights that are not needed
+    ignored: tuple[str, ...] = Field(
+        default=(), strict=False
+    )  # prefixes of the checkpoint's weights not needed
     parameters: int | None = None  # number of parameters
     licence: str = "unknown"
     commercial: Known = "unknown"  # whether the licence allows commercial use

@@ -215,6 +215,11 @@ class Study(Paths, Section):
         return [*self.encoders, *self.features] if self.fusion == "all" else self.fusion
 
     @property
+    def without_slides(self) -> bool:
+        """True for a cohort that is a table of patients."""
+        return isinstance(self.cohort, LocalCohort) and self.cohort.slides is None
+
+    @property
     def streamed(self) -> bool:
         """Whether slides are downloaded one by one when they are embedded, and not kept."""
         return isinstance(self.cohort, GdcCohort) and self.cohort.stream

@@ -16,7 +16,6 @@ from wsibench.core import (
     Encoder,
     FeatureFolder,
     Known,
-    LocalCohort,
     Study,
     StudyError,
     WeightsError,
@@ -91,11 +90,8 @@ def tile_controls(study: Study) -> list[str]:
     """
     if study.controls is not None:
         return [name for name in study.controls if name not in PATIENT_CONTROLS]
-    reads_slides = any(name not in study.folders for name in study.encoders)
-    without_slides = isinstance(study.cohort, LocalCohort) and study.cohort.slides is None
-    if not reads_slides or without_slides:
-        return []
-    return [name for name in TILE_CONTROLS if name not in study.encoders]
+    reads_slides = not study.without_slides and any(name not in study.folders for name in study.encoders)
+    return [name for name in TILE_CONTROLS if reads_slides and name not in study.encoders]
 
 
 def tile_encoders(study: Study) -> list[Encoder]:

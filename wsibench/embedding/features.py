@@ -167,7 +167,7 @@ def _read_lazyslide(path: Path, folder: FeatureFolder) -> tuple[np.ndarray, np.n
     name = folder.table or (tables[0] if len(tables) == 1 else None)
     if name not in tables:
         raise ValueError(f"set `table` to one of {', '.join(tables)}")
-    matrix = zarr.open(path / "tables" / name, mode="r")["X"]
+    matrix = zarr.open_group(path / "tables" / name, mode="r")["X"]
     if isinstance(matrix, zarr.Array):
         _check_stored("X", matrix.shape, matrix.nbytes, matrix.nbytes_stored())
     table = read_zarr(path / "tables" / name)

@@ -65,9 +65,9 @@ def load(
     if isinstance(encoder, str):
         encoder = find_encoder(encoder)
     if encoder.loader == "statistics":
-        return _Statistics(encoder)
+        return _statistics(encoder)
     if encoder.loader == "callable":
-        return _Own(encoder, device)
+        return _own(encoder, device)
     if encoder.needs_weights and weights is None:
         weights = fetch(encoder, local_folder(encoder.name))
     module = _BUILD[encoder.loader](encoder, weights).eval().requires_grad_(False)
@@ -103,28 +103,28 @@ def square(tiles: torch.Tensor, encoder: Encoder, geometry: str = "tile") -> tor
     return pixels if px == encoder.px else center_crop(pixels, [encoder.px, encoder.px])
 
 
-class _Statistics:
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.function = getattr(statistics, encoder.arch)
+def _statistics(encoder: Encoder) -> Embedder:
+    function = getattr(statistics, encoder.arch)
 
-    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
-        pixels = square(tiles.cpu(), self.encoder).permute(0, 2, 3, 1).contiguous().numpy()
-        return torch.from_numpy(np.stack([self.function(tile) for tile in pixels]))
+    def embed(tiles: torch.Tensor) -> torch.Tensor:
+        pixels = square(tiles.cpu(), encoder).permute(0, 2, 3, 1).contiguous().numpy()
+        return torch.from_numpy(np.stack([function(tile) for tile in pixels]))
+
+    return embed
 
 
-class _Own:
-    def __init__(self, encoder: Encoder, device: str) -> None:
-        self.encoder, self.device = encoder, device
-        self.function = _import_function(encoder)(device)
+def _own(encoder: Encoder, device: str) -> Embedder:
+    function = _import_function(encoder)(device)
 
     @torch.inference_mode()
-    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
-        made = self.function(square(tiles.to(self.device), self.encoder))
+    def embed(tiles: torch.Tensor) -> torch.Tensor:
+        made = function(square(tiles.to(device), encoder))
         if made.ndim != 2 or len(made) != len(tiles):
             shape = tuple(made.shape)
-            raise StudyError(f"The encoder {self.encoder.name} made {shape} of {len(tiles)} tiles, not (tiles, width).")
+            raise StudyError(f"The encoder {encoder.name} made {shape} of {len(tiles)} tiles, not (tiles, width).")
         return made.float()
+
+    return embed
 
 
 def _import_function(encoder: Encoder) -> Callable[[str], Embedder]:
@@ -179,6 +179,7 @@ class Model:
 
     @torch.inference_mode()
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Embed uint8 tiles (b, px, px, 3) as float32 (b, dim)."""
         if self.batch is None:
             self.batch = self._measured_batch(tiles[:PROBE])
         parts, start = [], 0

@@ -97,7 +97,6 @@ def embed_slide(
     wanted_mpp: float = 0.5,
     threads: int = 1,
     max_bad: float = MAX_BAD,
-    locks: Sequence[AbstractContextManager[Any]] | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Embed the tiles of a slide with several encoders, decoding every tile once.
 
@@ -115,8 +114,6 @@ def embed_slide(
         Number of decoding threads.
     max_bad
         Share of the tiles that may be undecodable.
-    locks
-        One context for each model that it computes in, such as a lock of its device; by default none.
 
     Returns
     -------
@@ -133,15 +130,11 @@ def embed_slide(
     xy = tiles[["x", "y"]].to_numpy()
     features: list[np.ndarray] = []
     decoded = np.zeros(len(xy), bool)
-    guards = locks or [nullcontext()] * len(models)
     batches = slide.read_tiles(
         xy, tile_um=tiles.attrs["tile_um"], wanted_mpp=wanted_mpp, batch=BATCH, threads=threads, max_bad=max_bad
     )
     for rows, pixels in batches:
-        embedded = []
-        for model, guard in zip(models, guards, strict=True):
-            with guard:
-                embedded.append(embed(pixels, model))
+        embedded = [embed(pixels, model) for model in models]
         features = features or [np.empty((len(xy), made.shape[1]), np.float16) for made in embedded]
         for stored, made in zip(features, embedded, strict=True):
             stored[rows] = made
@@ -173,8 +166,6 @@ def make_features(task: Task) -> tuple[int, float]:
 
 def _embed(task: Task, device: str) -> int:
     models = [_loaded(output, task.geometry, device) for output in task.outputs]
-    # One batch at a time on a CUDA device; encoders that need no device are computed beside it.
-    on_device = [device != "cpu" and output.encoder.needs_device for output in task.outputs]
     tiles = read_tiles(task.tiles)
     tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
     with open_slide(task.path, slide_mpp) as slide:
@@ -186,7 +177,6 @@ def _embed(task: Task, device: str) -> int:
             wanted_mpp=task.wanted_mpp,
             threads=1 if device == "cpu" else IN_FLIGHT,
             max_bad=task.max_bad,
-            locks=[_lock(device) if locked else nullcontext() for locked in on_device],
         )
     xy = tiles[["x", "y"]].to_numpy()[decoded]
     attrs = {"slide_mpp": slide_mpp, "tile_um": tile_um, "decoded_px": px, "geometry": task.geometry}
@@ -259,5 +249,16 @@ def _loaded(ready: Ready, geometry: str, device: str) -> Callable[..., Any]:
     with _lock(device):
         if key not in _LOADED:
             compiled = os.environ.get("WSIBENCH_COMPILE") == "1"
-            _LOADED[key] = load(ready.encoder, ready.weights, device, geometry=geometry, compiled=compiled)
+            model = load(ready.encoder, ready.weights, device, geometry=geometry, compiled=compiled)
+            _LOADED[key] = _one_at_a_time(model, device) if ready.encoder.needs_device else model
         return _LOADED[key]
+
+
+def _one_at_a_time(model: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Let one batch at a time onto a CUDA device, so that slides in flight do not exhaust its memory."""
+
+    def embed_alone(batch: Any) -> Any:
+        with _lock(device) if device != "cpu" else nullcontext():
+            return model(batch).cpu()
+
+    return embed_alone

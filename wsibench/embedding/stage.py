@@ -14,7 +14,6 @@ from wsibench.core import (
     Artefact,
     Encoder,
     Failure,
-    LocalCohort,
     SlideError,
     Study,
     StudyError,
@@ -42,13 +41,9 @@ def not_applicable(study: Study) -> str | None:
     """Return the reason why the study has no tiles to embed, or None."""
     if study.no_cohort:
         return study.no_cohort
-    if _without_slides(study) and not study.folders:
+    if study.without_slides and not study.folders:
         return "The cohort is a table of patients without slides: there are no tiles to embed."
     return None if tile_encoders(study) else "The study names no encoder of tiles."
-
-
-def _without_slides(study: Study) -> bool:
-    return isinstance(study.cohort, LocalCohort) and study.cohort.slides is None
 
 
 def wanted_mpp(study: Study) -> float:
@@ -134,7 +129,7 @@ def _tasks(study: Study, ready: list[Ready]) -> list[Task]:
     """Return the tasks of all slides: one pass over its tiles each, and one import for each folder of features."""
     imported = [each for each in ready if each.encoder.loader == "import"]
     embedded = [each for each in ready if each.encoder.loader != "import"]
-    if embedded and _without_slides(study):
+    if embedded and study.without_slides:
         raise StudyError(
             f"{embedded[0].encoder.name} needs slides, and the cohort is a table of patients without slides.",
             "Give `slides` in `cohort`, or a folder of its features.",
@@ -147,6 +142,11 @@ def _tasks(study: Study, ready: list[Ready]) -> list[Task]:
 def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> Iterator[Task]:
     failed = {row.slide_id for row in read_failures(study.failures_csv) if row.stage in ("cohort", "tiling")}
     mpp, geometry = wanted_mpp(study), study.embedding.geometry
+    sections = {}
+    for each in ready:
+        section = {"encoder": each.encoder.decides(), "weights": each.hash, "wanted_mpp": mpp}
+        cropped = each.encoder.decoded_px(geometry) != each.encoder.px
+        sections[each.encoder.name] = section | {"geometry": geometry} if cropped else section
     # Streamed slides are tiled in the same pass: the keys of their tiles are known, the tiles do not exist yet.
     streamed = {task.slide_id: task for task in tiling_tasks(study)} if study.streamed else {}
     for slide, path in zip(slides["slide_id"], slides["path"], strict=True):
@@ -154,7 +154,7 @@ def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> 
             continue
         tiling, tiles = streamed.get(slide), study.tiles_parquet(slide)
         key = tiling.artefact.key if tiling else key_at(tiles)
-        outputs = tuple(_output(study, slide, each, _section(each, geometry, mpp), key) for each in ready)
+        outputs = tuple(_output(study, slide, each, sections[each.encoder.name], key) for each in ready)
         task = Task(slide, Path(path), outputs, tiles, mpp, geometry, study.limits.bad_tiles)
         yield replace(task, tiling=tiling, fetched=_fetched(study, task.path.name)) if tiling else task
 
@@ -163,12 +163,6 @@ def _fetched(study: Study, name: str) -> Callable[[], AbstractContextManager[Any
     from wsibench.cohort.gdc.acquire import fetched  # and its HTTP client, which other cohorts do not need
 
     return partial(fetched, study, name)
-
-
-def _section(ready: Ready, geometry: str, mpp: float) -> dict[str, Any]:
-    section = {"encoder": ready.encoder.decides(), "weights": ready.hash, "wanted_mpp": mpp}
-    cropped = ready.encoder.decoded_px(geometry) != ready.encoder.px
-    return section | {"geometry": geometry} if cropped else section
 
 
 def _import_task(study: Study, slide_id: str, ready: Ready) -> Task:

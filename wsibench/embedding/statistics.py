@@ -1,4 +1,4 @@
-"""Hand-crafted tile statistics: encoders that need no weights, and honest controls for those that do.
+"""Hand-crafted tile statistics: encoders without weights, used as controls.
 
 Each takes one tile, uint8 (224, 224, 3) at about 0.5 µm/px, and returns one float32 vector.
 """
@@ -12,25 +12,25 @@ from skimage.filters import threshold_otsu
 
 QUANTILES = (5, 25, 50, 75, 95)
 GLASS = 0.06
-"""Mean optical density (log10) under which a pixel holds no tissue."""
-LEAST_AREA = 12
-"""px that a component must have to count as a nucleus (3 µm²)."""
+"""Mean optical density (log10) below which a pixel is glass."""
+MIN_AREA = 12
+"""Minimum area of a nucleus in pixels (3 µm²)."""
 SMALL_RADIUS = (2.0, 4.5)
-"""px; inscribed radius of what may be a lymphocyte's nucleus (2 to 4.5 µm across)."""
+"""Range of the inscribed radius of a lymphocyte's nucleus in pixels (2 to 4.5 µm across)."""
 NEIGHBOURHOOD = 61
-"""px; side of the window in which crowding is measured (30 µm)."""
+"""Side of the window in which crowding is measured, in pixels (30 µm)."""
 GREYS = 16
 GLCM_STEPS = (1, 4)
 GLCM = ("contrast", "homogeneity", "correlation", "energy")
 
 
 def colour(tile: np.ndarray) -> np.ndarray:
-    """Distributions and correlations of the RGB and HED channels; a float32 vector of 58.
+    """Describe the distributions and correlations of the RGB and HED channels, by a float32 vector of 58.
 
     For each of the six channels mean, standard deviation, skewness and five quantiles; then the
     correlations between channels of one colour space, and the shares of glass and of dense stain.
     """
-    # Channels first: each is then one run of memory, and everything below several times faster.
+    # Channels first: each is then contiguous in memory, and everything below several times faster.
     rgb = np.ascontiguousarray(tile.reshape(-1, 3).T).astype(np.float32) / 255
     hed = np.ascontiguousarray(rgb2hed(tile).astype(np.float32).reshape(-1, 3).T)
     parts = []
@@ -38,7 +38,7 @@ def colour(tile: np.ndarray) -> np.ndarray:
         mean, sd = channels.mean(1), channels.std(1) + 1e-6
         scaled = (channels - mean[:, None]) / sd[:, None]
         correlation = scaled @ scaled.T / scaled.shape[1]
-        # A quarter of the pixels: quantiles are most of the cost, and 12,000 pixels fix them well.
+        # A quarter of the pixels: quantiles are most of the cost, and 12,000 pixels estimate them well.
         quantiles = np.percentile(channels[:, ::4], QUANTILES, axis=1)
         parts += [mean, sd, (scaled * scaled * scaled).mean(1), quantiles.ravel(), correlation[np.triu_indices(3, 1)]]
     density = _optical_density(tile)
@@ -47,17 +47,17 @@ def colour(tile: np.ndarray) -> np.ndarray:
 
 
 def texture(tile: np.ndarray) -> np.ndarray:
-    """Nuclei and the tissue around them; a float32 vector of 69.
+    """Describe nuclei and the tissue around them, by a float32 vector of 69.
 
-    Nuclei are what lies over Otsu's threshold on the smoothed haematoxylin channel of the tile's own
-    tissue, so that a site's stain shifts threshold and nuclei alike.
+    Nuclei are segmented by Otsu's threshold on the smoothed haematoxylin channel of the tile's own
+    tissue, so that a site's staining shifts the threshold and the nuclei alike.
     """
     hed = rgb2hed(tile).astype(np.float32)
     tissue = _optical_density(tile) > GLASS
     haematoxylin = cv2.GaussianBlur(np.ascontiguousarray(hed[..., 0]), (0, 0), 1)
-    mask = np.zeros(tissue.shape, np.uint8)
+    mask: np.ndarray = np.zeros(tissue.shape, np.uint8)
     inside = haematoxylin[tissue]
-    if len(inside) >= LEAST_AREA and np.ptp(inside) > 0:
+    if len(inside) >= MIN_AREA and np.ptp(inside) > 0:
         mask = (tissue & (haematoxylin > threshold_otsu(inside))).astype(np.uint8)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     parts = [_nuclei(mask, haematoxylin), _cores(mask, haematoxylin), _surroundings(mask, tissue, hed), _greys(tile)]
@@ -73,7 +73,7 @@ def _optical_density(tile: np.ndarray) -> np.ndarray:
 def _nuclei(mask: np.ndarray, haematoxylin: np.ndarray) -> np.ndarray:
     """Count, size, shape and stain of the connected components of `mask`; 20 values."""
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
-    large = boxes[:, cv2.CC_STAT_AREA] >= LEAST_AREA
+    large = boxes[:, cv2.CC_STAT_AREA] >= MIN_AREA
     large[0] = False
     y, x = np.nonzero(labels)
     label = labels[y, x]
@@ -97,29 +97,29 @@ def _nuclei(mask: np.ndarray, haematoxylin: np.ndarray) -> np.ndarray:
 
 
 def _cores(mask: np.ndarray, haematoxylin: np.ndarray) -> np.ndarray:
-    """Nuclei told apart by the peaks of the distance transform, which touching ones keep; 23 values."""
+    """Count, radius, stain and crowding of nuclei, separated by peaks of the distance transform; 23 values."""
     distance = cv2.GaussianBlur(cv2.distanceTransform(mask, cv2.DIST_L2, 5), (0, 0), 1)
     peaks = (distance == cv2.dilate(distance, np.ones((7, 7), np.uint8))) & (distance > 1)
     y, x = np.nonzero(peaks)
     radius, stain = distance[y, x], haematoxylin[y, x]
     small = (radius >= SMALL_RADIUS[0]) & (radius < SMALL_RADIUS[1])
     dark = stain > (np.median(haematoxylin[mask > 0]) if mask.any() else 0)
-    places = np.column_stack([x, y])
-    apart = cKDTree(places).query(places, k=2)[0][:, 1] if len(places) > 1 else np.zeros(0)
+    centres = np.column_stack([x, y])
+    distances = cKDTree(centres).query(centres, k=2)[0][:, 1] if len(centres) > 1 else np.zeros(0)
     crowd = cv2.blur(mask.astype(np.float32), (NEIGHBOURHOOD, NEIGHBOURHOOD))
-    lymphoid = np.zeros_like(crowd)
-    lymphoid[y[small & dark], x[small & dark]] = 1
-    crowded = cv2.blur(lymphoid, (NEIGHBOURHOOD, NEIGHBOURHOOD)) * NEIGHBOURHOOD**2
+    lymphocytes = np.zeros_like(crowd)
+    lymphocytes[y[small & dark], x[small & dark]] = 1
+    crowded = cv2.blur(lymphocytes, (NEIGHBOURHOOD, NEIGHBOURHOOD)) * NEIGHBOURHOOD**2
     counts = [len(radius), small.sum(), (small & dark).sum(), (radius >= SMALL_RADIUS[1]).sum()]
     crowding = [crowd.max(), crowd.std(), crowded.max(), crowded.std()]
-    return np.concatenate([counts, _spread(radius), _spread(stain), _spread(apart), crowding])
+    return np.concatenate([counts, _spread(radius), _spread(stain), _spread(distances), crowding])
 
 
 def _surroundings(mask: np.ndarray, tissue: np.ndarray, hed: np.ndarray) -> np.ndarray:
-    """Tissue between the nuclei: its stain, how fibrous it runs, and how much glass there is; 18 values."""
+    """Stain and fibre coherence of the tissue between the nuclei, and shares of tissue; 18 values."""
     around = tissue & (cv2.dilate(mask, np.ones((5, 5), np.uint8)) == 0)
     eosin = np.ascontiguousarray(hed[..., 2])
-    # Eigenvalues of the structure tensor: one large and one small where fibres run in parallel.
+    # Eigenvalues of the structure tensor: one large and one small where fibres are parallel.
     eigen = cv2.cornerEigenValsAndVecs(cv2.GaussianBlur(eosin, (0, 0), 1), 15, 3)[..., :2]
     larger, smaller = eigen.max(-1)[around], eigen.min(-1)[around]
     coherence = (larger - smaller) / (larger + smaller + 1e-12)
@@ -137,7 +137,7 @@ def _greys(tile: np.ndarray) -> np.ndarray:
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation, and the 10th, 50th and 90th percentile; zeros of nothing."""
+    """Mean, standard deviation, and the 10th, 50th and 90th percentile; zeros without values."""
     if len(values) == 0:
         return np.zeros(5)
     return np.array([values.mean(), values.std(), *np.percentile(values, (10, 50, 90))])

@@ -4,7 +4,8 @@ All but blur are measured on the thumbnail on which tissue is found; blur needs 
 density is −log10(intensity / 255), proportional to the amount of stain (Beer and Lambert).
 """
 
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -29,28 +30,14 @@ INKED = 15
 """Minimum saturation (of 255) of coloured ink."""
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A limit on a measured column beyond which a tile shows an artefact."""
-
-    column: str
-    limit: float
-    above: bool
-    """True if values above the limit are artefacts, False if values below are."""
-
-    def of(self, tiles: pd.DataFrame) -> np.ndarray:
-        """Return a bool (n,) mask of the flagged tiles; unmeasured tiles (NaN) are not flagged."""
-        values = tiles[self.column].to_numpy()
-        return values > self.limit if self.above else values < self.limit
-
-
-FLAGS: dict[str, Flag] = {
-    "pen": Flag("pen", 0.05, above=True),  # share under ink
-    "blur": Flag("sharpness", 90.0, above=False),  # variance of the Laplacian of grey, at 1 µm/px
-    "fold": Flag("fold", 0.15, above=True),  # share that is about twice as dense as the slide's tissue
-    "edge": Flag("edge", 0.10, above=True),  # share of glass that lies outside the tissue, lumens not counted
-    "bubble": Flag("bubble", 0.10, above=True),  # share that is darker than glass and colourless
+FLAGS: dict[str, tuple[str, Callable[..., np.ndarray], float]] = {
+    "pen": ("pen", operator.gt, 0.05),  # share under ink
+    "blur": ("sharpness", operator.lt, 90.0),  # variance of the Laplacian of grey, at 1 µm/px
+    "fold": ("fold", operator.gt, 0.15),  # share that is about twice as dense as the slide's tissue
+    "edge": ("edge", operator.gt, 0.10),  # share of glass that lies outside the tissue, lumens not counted
+    "bubble": ("bubble", operator.gt, 0.10),  # share that is darker than glass and colourless
 }
+"""Artefacts: the column measured, and the comparison with a limit that flags a tile; NaN is never flagged."""
 
 
 def ink(thumbnail: np.ndarray) -> np.ndarray:
@@ -135,7 +122,8 @@ def sharpness(tiles: np.ndarray, tile_um: float) -> np.ndarray:
 
 def flags(tiles: pd.DataFrame) -> pd.DataFrame:
     """Return one bool column for each of `FLAGS`: the tiles that show the artefact."""
-    return pd.DataFrame({name: flag.of(tiles) for name, flag in FLAGS.items()}, index=tiles.index)
+    found = {name: compare(tiles[column].to_numpy(), limit) for name, (column, compare, limit) in FLAGS.items()}
+    return pd.DataFrame(found, index=tiles.index)
 
 
 def _smooth(thumbnail: np.ndarray) -> np.ndarray:

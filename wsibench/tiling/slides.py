@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -139,7 +138,7 @@ class Resolution:
     """µm per pixel."""
 
 
-class Slide:
+class Slide(AbstractContextManager["Slide"]):
     """An open slide and context manager, made by `open_slide`.
 
     Attributes
@@ -169,10 +168,8 @@ class Slide:
             image.close()
         self._reader = tiles or _OpenSlideRegions(path, image)
 
-    def __enter__(self) -> "Slide":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
         self.close()
 
     def close(self) -> None:

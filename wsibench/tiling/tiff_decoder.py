@@ -94,14 +94,14 @@ class FileTiles:
         """
         view = _View(self.levels[level], scale)
         pieces = [list(view.pieces(left, top, *size)) for left, top in np.asarray(corners).tolist()]
-        tiles = self._tiles(view, level, {piece.index for under in pieces for piece in under}, pool)
+        tiles = self._tiles(view, level, {piece.tile for under in pieces for piece in under}, pool)
         regions = np.empty((len(pieces), size[1], size[0], 3), np.uint8)
         whole = np.ones(len(pieces), bool)
         for n, under in enumerate(pieces):
             if sum(piece.area for piece in under) < size[0] * size[1]:
                 regions[n] = 255
             for piece in under:
-                tile = tiles[piece.index]
+                tile = tiles[piece.tile]
                 if tile is None:
                     whole[n] = False
                     regions[n][piece.in_region] = 255
@@ -112,7 +112,7 @@ class FileTiles:
     def _tiles(
         self, view: "_View", level: int, indices: set[int], pool: Executor | None
     ) -> dict[int, np.ndarray | None]:
-        """Decoded file tiles by index; None for one that cannot be decoded."""
+        """Return decoded file tiles by index; None for one that cannot be decoded."""
         keys = {index: (level, view.scale, index) for index in sorted(indices)}
         tiles = {index: self._cache[key] for index, key in keys.items() if key in self._cache}
         missing = [index for index in keys if index not in tiles]
@@ -146,7 +146,7 @@ class FileTiles:
 class _Piece(NamedTuple):
     """The part of a region that one file tile covers."""
 
-    index: int
+    tile: int
     area: int
     in_region: tuple[slice, slice]
     in_tile: tuple[slice, slice]
@@ -204,10 +204,10 @@ def file_tiles(path: Path, level_sizes: Sequence[tuple[int, int]]) -> FileTiles 
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            levels = [_level(path, pages, size) for size in level_sizes]
+            levels = [level for size in level_sizes if (level := _level(path, pages, size))]
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError):
         return None
-    return FileTiles(path, levels) if all(levels) else None
+    return FileTiles(path, levels) if len(levels) == len(level_sizes) else None
 
 
 def _level(path: Path, pages: Sequence[tifffile.TiffPage], size: tuple[int, int]) -> Level | None:

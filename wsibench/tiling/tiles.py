@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from wsibench.cohort.build import read_cohort
 from wsibench.core import (
     Artefact,
-    LocalCohort,
     NotReady,
     Study,
     Tiles,
@@ -53,7 +52,7 @@ def not_applicable(study: Study) -> str | None:
     """Return the reason why the study has nothing to tile, or None."""
     if study.no_cohort:
         return study.no_cohort
-    if isinstance(study.cohort, LocalCohort) and study.cohort.slides is None:
+    if study.without_slides:
         return "The cohort is a table of patients without slides: there is nothing to tile."
     if study.streamed and not (study.cohort_csv.exists() and tiled_slides(study)):
         return (
