@@ -40,9 +40,7 @@ class Encoder(Section):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # arithmetic on a CUDA device; a CPU computes in float32
     repo: str | None = None  # repository on the Hugging Face hub; of a user's function, its file
     revision: str | None = None  # commit of the repository; unset, the newest
-    ignored: tuple[str, ...] = Field(
-        default=(), strict=False
-    )  # prefixes of the checkpoint's weights not needed
+    ignored: tuple[str, ...] = Field(default=(), strict=False)  # prefixes of the checkpoint's weights not needed
     parameters: int | None = None  # number of parameters
     licence: str = "unknown"
     commercial: Known = "unknown"  # whether the licence allows commercial use

@@ -27,10 +27,10 @@ from wsibench.core import (
     read_meta,
     record_failures,
 )
-from wsibench.embedding.encoders import tile_encoders
+from wsibench.embedding.encoders import find_weights, tile_encoders
 from wsibench.embedding.features import find_import, import_identity
 from wsibench.embedding.one_pass import IN_FLIGHT, Output, Ready, Task, devices, make_features
-from wsibench.embedding.weights import fetch, find, local_folder, weights_hash
+from wsibench.embedding.weights import weights_hash
 from wsibench.tiling import tasks as tiling_tasks
 
 FORMAT = 1
@@ -118,7 +118,7 @@ def _due_tasks(study: Study) -> tuple[list[Task], int]:
         return [], 0
     ready = []
     for encoder in tile_encoders(study):
-        folder = fetch(encoder, local_folder(encoder.name, study)) if encoder.needs_weights else None
+        folder = find_weights(study, encoder.name, download=True)
         ready.append(Ready(encoder, folder, weights_hash(encoder, folder)))
     every = _tasks(study, ready)
     due = [replace(task, outputs=tuple(each for each in task.outputs if each.artefact.due())) for task in every]
@@ -142,11 +142,10 @@ def _tasks(study: Study, ready: list[Ready]) -> list[Task]:
 def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> Iterator[Task]:
     failed = {row.slide_id for row in read_failures(study.failures_csv) if row.stage in ("cohort", "tiling")}
     mpp, geometry = wanted_mpp(study), study.embedding.geometry
-    sections = {}
-    for each in ready:
-        section = {"encoder": each.encoder.decides(), "weights": each.hash, "wanted_mpp": mpp}
-        cropped = each.encoder.decoded_px(geometry) != each.encoder.px
-        sections[each.encoder.name] = section | {"geometry": geometry} if cropped else section
+    sections = [
+        {"encoder": each.encoder.decides(), "decoded_px": each.encoder.decoded_px(geometry), "wanted_mpp": mpp}
+        for each in ready
+    ]
     # Streamed slides are tiled in the same pass: the keys of their tiles are known, the tiles do not exist yet.
     streamed = {task.slide_id: task for task in tiling_tasks(study)} if study.streamed else {}
     for slide, path in zip(slides["slide_id"], slides["path"], strict=True):
@@ -154,7 +153,7 @@ def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> 
             continue
         tiling, tiles = streamed.get(slide), study.tiles_parquet(slide)
         key = tiling.artefact.key if tiling else key_at(tiles)
-        outputs = tuple(_output(study, slide, each, sections[each.encoder.name], key) for each in ready)
+        outputs = tuple(_output(study, slide, *each, key) for each in zip(ready, sections, strict=True))
         task = Task(slide, Path(path), outputs, tiles, mpp, geometry, study.limits.bad_tiles)
         yield replace(task, tiling=tiling, fetched=_fetched(study, task.path.name)) if tiling else task
 
@@ -177,7 +176,7 @@ def _import_task(study: Study, slide_id: str, ready: Ready) -> Task:
 
 
 def _output(study: Study, slide_id: str, ready: Ready, section: dict[str, Any], made_from: str) -> Output:
-    key = make_key(STAGE, FORMAT, section, made_from=[made_from])
+    key = make_key(STAGE, FORMAT, section | {"weights": ready.hash}, made_from=[made_from])
     path = study.features_h5(ready.encoder.name, slide_id)
     return Output(ready.encoder, ready.weights, ready.hash, Artefact(path, key))
 
@@ -188,10 +187,8 @@ def _known_hash(study: Study, encoder: Encoder) -> str:
     If the weights are not on this machine, it is the hash with which the existing features were made, so
     that a study embedded on a cluster can be continued elsewhere.
     """
-    if not encoder.needs_weights:
-        return weights_hash(encoder, None)
     try:
-        return weights_hash(encoder, find(encoder, local_folder(encoder.name, study)))
+        return weights_hash(encoder, find_weights(study, encoder.name))
     except WeightsError:
         files = study.features_h5(encoder.name, "any").parent.glob("*.h5")
         known = {meta["facts"]["weights"] for meta in map(read_meta, files) if meta}
