@@ -1,0 +1,1 @@
+"""The command line: run, status, doctor and the other commands."""

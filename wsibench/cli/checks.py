@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from wsibench.cli.stages import STAGES, Stage, status
 from wsibench.core import Study, WsibenchError, data_root, n_workers
 
+# Free disk space below which a run probably ends early.
 NEEDED_GB = 5.0
-"""Free disk space below which a run probably ends early."""
 
 
 @dataclass(frozen=True)

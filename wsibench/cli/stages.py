@@ -37,7 +37,7 @@ class Stage:
         return importlib.import_module(f"wsibench.{FOLDERS.get(name, name)}")
 
     def executed(self, study: Study, expected: Iterable[Artefact]) -> Artefact:
-        """Executed notebook, which is due again when the notebook or an artefact of the stage changes."""
+        """Return the executed notebook, which is due when the notebook or an artefact of the stage changes."""
         source = hashlib.sha256(self.notebook.read_bytes()).hexdigest()
         keys = sorted(artefact.key for artefact in expected)
         key = make_key("notebook", FORMAT, {"source": source, "study": study.name}, keys)

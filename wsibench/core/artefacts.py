@@ -24,8 +24,8 @@ import pandas as pd
 from wsibench.core.errors import NotReady, TooManyFailures, WsibenchError
 
 MIB = 1 << 20
+# Packages whose versions are recorded in sidecars.
 PACKAGES = ("wsibench", "numpy", "torch", "timm", "transformers", "openslide-python", "openslide-bin", "anndata")
-"""Packages whose versions are recorded in sidecars."""
 
 
 def digest(value: Any) -> str:

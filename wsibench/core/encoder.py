@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 from wsibench.core.settings import Known, Name, Section
 
 Channels = tuple[float, float, float]
+# Fields that decide the values of an embedding.
 DECIDES = {
     "loader", "arch", "kwargs", "pool", "prefix_tokens", "dim", "px", "interpolation", "mean", "std", "precision"
 }  # fmt: skip
-"""Fields that decide the values of an embedding."""
 
 
 class Encoder(Section):

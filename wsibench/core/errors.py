@@ -1,16 +1,15 @@
-"""The errors a user meets: what is wrong, where, and how to put it right."""
+"""Errors that say what is wrong, where, and how to correct it."""
 
 
 class WsibenchError(Exception):
-    """What went wrong, with the value that was wrong, and what to do about it.
+    """An error with a remedy.
 
     Parameters
     ----------
     what
-        What is wrong and where, with the offending value.
+        Description of the error, with its place and the offending value.
     remedy
-        What the user can do about it; printed after `what`, and written to its own column of
-        ``failures.csv`` when the error concerns one slide.
+        Correction that the user can make; printed after `what`, and a column of its own in ``failures.csv``.
     """
 
     def __init__(self, what: str, remedy: str = "") -> None:
@@ -23,32 +22,32 @@ class WsibenchError(Exception):
 
 
 class StudyError(WsibenchError):
-    """A study file that cannot be read as one."""
+    """An invalid study.yaml, or a study that does not exist."""
 
 
 class CohortError(WsibenchError):
-    """A cohort or expression table that cannot be used as it is."""
+    """A table, or a cohort, that cannot be used."""
 
 
 class SlideError(WsibenchError):
-    """One slide that cannot be read; becomes a row of ``failures.csv``."""
+    """A slide that cannot be read; it becomes a row of ``failures.csv``."""
 
 
 class WeightsError(WsibenchError):
-    """An encoder whose weights are not at hand or are not the right ones."""
+    """Weights of an encoder that are missing or do not fit it."""
 
 
 class NotReady(WsibenchError):
-    """A stage whose input an earlier stage has not left yet."""
+    """A file that an earlier stage has not made yet."""
 
 
 class FitError(WsibenchError):
-    """A saved fit that cannot be made, read, or applied to these features."""
+    """A saved fit that cannot be made, read, or applied to given features."""
 
 
 class TooManyFailures(WsibenchError):
-    """More slides failed than the study's ``limits.failed_slides`` allows."""
+    """More failed slides than ``limits.failed_slides`` of the study allows."""
 
 
 class GdcError(WsibenchError):
-    """The Genomic Data Commons did not give what was asked of it."""
+    """A failed or unexpected answer of the Genomic Data Commons."""

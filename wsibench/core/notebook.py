@@ -14,8 +14,8 @@ from wsibench.core.errors import StudyError
 from wsibench.core.study import Study
 
 SCREEN_DPI = 110
+# Size above which a figure, then one of tissue, is shown as JPEG, which is five times smaller.
 MAX_PNG_BYTES = 500_000
-"""Size above which a figure, then one of tissue, is shown as JPEG, which is five times smaller."""
 
 
 def begin(study: str | Study) -> Study:

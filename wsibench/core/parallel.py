@@ -13,22 +13,22 @@ from typing import Any, Literal, TypeVar
 from wsibench.core.errors import WsibenchError
 
 T = TypeVar("T")
+# Pairs of an item's position and its result, or the exception that it raised, as they are completed.
 Indexed = Generator[tuple[int, Any], None, None]
-"""Pairs of an item's position and its result, or the exception that it raised, as they are completed."""
 
+# Seconds between two lines of progress in a batch run.
 LINE_EVERY_S = 5.0
-"""Seconds between two lines of progress in a batch run."""
+# Seconds between two looks of a worker process at whether its parent is alive.
 WATCH_EVERY_S = 2.0
-"""Seconds between two looks of a worker process at whether its parent is alive."""
 
 
 def n_workers() -> int:
-    """Number of worker processes: ``WSIBENCH_WORKERS``, else one a usable core; 0 works in this process, to debug."""
+    """Return the number of worker processes: ``WSIBENCH_WORKERS`` (0 works in this process), else one a usable core."""
     return int(os.environ.get("WSIBENCH_WORKERS") or len(os.sched_getaffinity(0)))
 
 
 def interactive() -> bool:
-    """Whether this kernel belongs to JupyterLab; a batch run has no server session."""
+    """Return whether this kernel belongs to JupyterLab; a batch run has no server session."""
     return "JPY_SESSION_NAME" in os.environ
 
 

@@ -1,19 +1,19 @@
-"""Where a study's files lie: the one place that knows paths."""
+"""Paths of a study's files."""
 
 import os
 from pathlib import Path
 
+# The clone that this package runs from, with notebooks/, data/ and figures/.
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""The clone that this package runs from: where notebooks/, data/ and figures/ lie."""
 
 
 def data_root() -> Path:
-    """The data folder: ``WSIBENCH_DATA``, or the checkout's."""
+    """Return the data folder: ``WSIBENCH_DATA``, or that of the checkout."""
     return Path(os.environ.get("WSIBENCH_DATA") or CHECKOUT / "data").expanduser().resolve()
 
 
 def figures_root() -> Path:
-    """The figures folder: ``WSIBENCH_FIGURES``; else beside a moved data folder, else the checkout's."""
+    """Return the figures folder: ``WSIBENCH_FIGURES``, else beside a moved data folder, else that of the checkout."""
     if os.environ.get("WSIBENCH_FIGURES"):
         return Path(os.environ["WSIBENCH_FIGURES"]).expanduser().resolve()
     return data_root().parent / "figures" if os.environ.get("WSIBENCH_DATA") else CHECKOUT / "figures"
@@ -29,12 +29,12 @@ class Paths:
 
     @property
     def root(self) -> Path:
-        """``data/<study>``, where everything generated lies."""
+        """Folder ``data/<study>`` of all generated files but the figures."""
         return data_root() / self.name
 
     @property
     def figures(self) -> Path:
-        """``figures/<study>``, what a paper takes."""
+        """Folder ``figures/<study>`` of figures and report."""
         return figures_root() / self.name
 
     @property
@@ -54,27 +54,27 @@ class Paths:
 
     @property
     def gdc(self) -> Path:
-        """What the GDC answered, and the tables made of it."""
+        """Answers of the GDC, and tables made of them."""
         return self.root / "gdc"
 
     @property
     def truth(self) -> Path:
-        """What a simulated cohort was made from."""
+        """Ground truth of a simulated cohort."""
         return self.root / "truth"
 
     @property
     def cohort_csv(self) -> Path:
-        """One row a slide."""
+        """Sample table, one row a slide."""
         return self.root / "cohort.csv"
 
     @property
     def expression_h5ad(self) -> Path:
-        """Patients × genes."""
+        """Measured expression, patients × genes."""
         return self.root / "expression.h5ad"
 
     @property
     def exclusions_csv(self) -> Path:
-        """Slides, patients and genes that the cohort's tables name and the study leaves out."""
+        """Slides, patients and genes of the input tables that the study excludes."""
         return self.root / "exclusions.csv"
 
     @property
@@ -84,12 +84,12 @@ class Paths:
 
     @property
     def benchmark_h5ad(self) -> Path:
-        """Patients × genes, with a mean feature an encoder in obsm."""
+        """Patients × genes, with one mean feature vector an encoder in obsm."""
         return self.root / "benchmark.h5ad"
 
     @property
     def benchmark_exclusions_csv(self) -> Path:
-        """Patients and feature columns of the cohort that the benchmark leaves out."""
+        """Patients and feature columns of the cohort that the benchmark excludes."""
         return self.root / "benchmark.exclusions.csv"
 
     @property
@@ -104,24 +104,24 @@ class Paths:
 
     @property
     def sites_csv(self) -> Path:
-        """How well the site can be told from each encoder's features."""
+        """Site predictability from each encoder's features."""
         return self.root / "sites.csv"
 
     @property
     def warnings_csv(self) -> Path:
-        """What a reader of the leaderboard has to know: few patients, few sites, no controls."""
+        """Warnings about the leaderboard: few patients, few sites, no controls."""
         return self.root / "warnings.csv"
 
     def tiles_parquet(self, slide_id: str) -> Path:
-        """Where one slide's tissue is."""
+        """Tiles of one slide."""
         return self.root / "tiles" / f"{slide_id}.parquet"
 
     def features_h5(self, encoder: str, slide_id: str) -> Path:
-        """One slide's tile features of one encoder."""
+        """Tile features of one slide and encoder."""
         return self.root / "features" / encoder / f"{slide_id}.h5"
 
     def folds_csv(self, scheme: str) -> Path:
-        """Which patient is held out in which fold."""
+        """Fold of every patient."""
         return self.root / "folds" / f"{scheme}.csv"
 
     def predictions_h5ad(self, scheme: str, encoder: str, probe: str) -> Path:
@@ -129,11 +129,11 @@ class Paths:
         return self.root / "predictions" / scheme / f"{encoder}.{probe}.h5ad"
 
     def attention_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
-        """Out-of-fold attention of a bag probe, one row a tile."""
+        """Out-of-fold attention of attention-based MIL, one row a tile."""
         return self.root / "predictions" / scheme / f"{encoder}.{probe}.attention.parquet"
 
     def null_parquet(self, scheme: str, encoder: str, probe: str, *, free: bool = False) -> Path:
-        """Scores under permuted pairing (within sites, or `free` of them), one row a permutation and gene."""
+        """Scores of refits to permuted expression, within sites or `free`, one row a permutation and gene."""
         return self.root / "null" / scheme / f"{encoder}.{probe}{'.free' if free else ''}.parquet"
 
     def targets_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
@@ -141,5 +141,5 @@ class Paths:
         return self.root / "targets" / scheme / f"{encoder}.{probe}.parquet"
 
     def predicted_h5ad(self, fit: str) -> Path:
-        """What a saved fit predicts for the study's patients, unless another place is named."""
+        """Predictions of a saved fit for the study's patients."""
         return self.root / "predicted" / f"{fit}.h5ad"

@@ -6,29 +6,27 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+# Pattern of names that become names of files or folders: of encoders, feature tables, slides, studies.
 SAFE_ID = re.compile(r"\w[\w.+=@-]{0,199}")
-"""Pattern of names that become names of files or folders: of encoders, feature tables, slides, studies."""
 
 Name = Annotated[str, StringConstraints(pattern=f"^{SAFE_ID.pattern}$")]
 Known = Literal["yes", "no", "unknown"]
+# How patients are divided into folds.
+# ``preserved-site`` is the primary scheme: no site is in two folds. ``external`` is the one scheme of a study with
+# `train` and `test`: the test patients are one fold, and the training patients are never held out.
 Scheme = Literal["preserved-site", "random-patient", "external"]
-"""How patients are divided into folds.
 
-``preserved-site`` is the primary scheme: no site is in two folds. ``external`` is the one scheme of a study with
-`train` and `test`: the test patients are one fold, and the training patients are never held out.
-"""
-
+# Quality faults of a tile, as `wsibench.tiling` detects them.
 TileArtefact = Literal["pen", "blur", "fold", "edge", "bubble"]
-"""Quality faults of a tile, as `wsibench.tiling` detects them."""
 
+# Errors of pydantic that are said in plainer words.
 PLAIN = {"extra_forbidden": "not a known key", "missing": "missing"}
-"""Errors of pydantic that are said in plainer words."""
 
+# Control encoders of tiles, none of which needs a download.
 TILE_CONTROLS = ("colour", "texture", "random-vit")
-"""Control encoders of tiles, none of which needs a download."""
 
+# Controls that are one vector a patient, made at assembly.
 PATIENT_CONTROLS = ("site", "clinical", "subtype-oracle", "oracle")
-"""Controls that are one vector a patient, made at assembly."""
 
 
 class Section(BaseModel):
@@ -99,6 +97,9 @@ class GdcCohort(Section):
     xena: XenaMatrices | None = None
     clinical: str | None = None  # table of subtypes and clinical data
     stream: bool = False  # download each slide only when it is embedded, and delete it afterwards
+
+
+Cohort = Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")]
 
 
 class Tiles(Section):

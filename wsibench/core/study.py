@@ -4,44 +4,25 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 
+from wsibench.core import settings
 from wsibench.core.artefacts import digest
 from wsibench.core.encoder import Encoder
 from wsibench.core.errors import StudyError
 from wsibench.core.paths import CHECKOUT, Paths, data_root
-from wsibench.core.settings import (
-    SAFE_ID,
-    TILE_CONTROLS,
-    Abmil,
-    Clinical,
-    Embedding,
-    Expression,
-    FeatureFolder,
-    FeatureTable,
-    Folds,
-    GdcCohort,
-    Limits,
-    LocalCohort,
-    Name,
-    Ranking,
-    Section,
-    SimulatedCohort,
-    Target,
-    Tiles,
-    explain,
-)
+from wsibench.core.settings import SAFE_ID, TILE_CONTROLS, Name, Section, explain
 
+# Name of the mean of several encoders' predictions among the encoders.
 FUSION = "fusion"
-"""Name of the mean of several encoders' predictions among the encoders."""
 UNHASHED = {"title", "train", "test"}
+# Sections that do not change a study's benchmark, nor external studies that use it.
 AFTER_ASSEMBLY = {"folds", "probes", "abmil", "ranking", "limits"}
-"""Sections that do not change a study's benchmark, nor external studies that use it."""
+# Sections of an external study; all others stand in its two studies.
 EXTERNAL = {*UNHASHED, "encoders", "features", "controls", "folds", "probes", "abmil", "fusion", "ranking"}
-"""Sections of an external study; all others stand in its two studies."""
 
 
 class Study(Paths, Section):
@@ -49,28 +30,28 @@ class Study(Paths, Section):
 
     title: str
     # None exactly where `train` and `test` are given.
-    cohort: Annotated[SimulatedCohort | LocalCohort | GdcCohort, Field(discriminator="source")] | None = None
+    cohort: settings.Cohort | None = None
     # External validation: names of the studies whose patients are trained on, and predicted.
     train: Name | None = None
     test: Name | None = None
-    tiles: Tiles = Tiles()
+    tiles: settings.Tiles = settings.Tiles()
     encoders: list[Name] = []
     controls: list[Name] | None = None  # unset, every control that applies to the cohort; [] for none
-    features: dict[Name, FeatureTable] = {}
+    features: dict[Name, settings.FeatureTable] = {}
     weights: dict[Name, str] = {}  # local folder of an encoder's weights, by encoder
     # Own encoders, given in `encoders` or `controls`, and folders of tile features, given in `features`, by name.
     own: dict[Name, Encoder] = {}
-    folders: dict[Name, FeatureFolder] = {}
-    embedding: Embedding = Embedding()
-    expression: Expression = Expression()
-    clinical: Clinical = Clinical()
-    targets: dict[Name, Target] = {}  # prediction targets besides genes
-    folds: Folds = Folds()
+    folders: dict[Name, settings.FeatureFolder] = {}
+    embedding: settings.Embedding = settings.Embedding()
+    expression: settings.Expression = settings.Expression()
+    clinical: settings.Clinical = settings.Clinical()
+    targets: dict[Name, settings.Target] = {}  # prediction targets besides genes
+    folds: settings.Folds = settings.Folds()
     probes: list[Name] = ["ridge", "abmil"]
-    abmil: Abmil = Abmil()
+    abmil: settings.Abmil = settings.Abmil()
     fusion: list[Name] | Literal["all"] = []  # encoders and feature tables whose mean prediction competes
-    ranking: Ranking = Ranking()
-    limits: Limits = Limits()
+    ranking: settings.Ranking = settings.Ranking()
+    limits: settings.Limits = settings.Limits()
 
     _name: str = PrivateAttr("")
     _yaml: Path = PrivateAttr(Path())
@@ -202,7 +183,7 @@ class Study(Paths, Section):
         return f"The patients come from the studies {self.train} (to train on) and {self.test} (to be tested on)."
 
     @property
-    def tables(self) -> dict[str, FeatureTable]:
+    def tables(self) -> dict[str, settings.FeatureTable]:
         """Feature tables by name; in external validation those of the training study that are compared."""
         if not self._parts:
             return self.features
@@ -222,7 +203,7 @@ class Study(Paths, Section):
     @property
     def streamed(self) -> bool:
         """Whether slides are downloaded one by one when they are embedded, and not kept."""
-        return isinstance(self.cohort, GdcCohort) and self.cohort.stream
+        return isinstance(self.cohort, settings.GdcCohort) and self.cohort.stream
 
     @property
     def study_yaml(self) -> Path:
