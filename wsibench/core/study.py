@@ -198,7 +198,7 @@ class Study(Paths, Section):
     @property
     def without_slides(self) -> bool:
         """True for a cohort that is a table of patients."""
-        return isinstance(self.cohort, LocalCohort) and self.cohort.slides is None
+        return isinstance(self.cohort, settings.LocalCohort) and self.cohort.slides is None
 
     @property
     def streamed(self) -> bool:
