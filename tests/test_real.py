@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, Study, read_failures
 from wsibench.embedding import read_features

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from wsibench import embedding, tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, embedding, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import Study, writing
 from wsibench.embedding import write_features

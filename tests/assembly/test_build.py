@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import embedding, tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, embedding, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, Failure, NotReady, Study, read_meta, record_failures, writing
 from wsibench.embedding import write_features
@@ -116,8 +115,9 @@ def test_pooling_many_large_float16_features_neither_overflows_nor_drifts(study)
 
 def test_bags_and_their_index_go_together(study):
     assembly.assemble(study)
-    bags = assembly.read_bags(study, "colour", ["C", "A"])
-    index = assembly.bag_index(study, ["C", "A"])
+    obs = assembly.read_benchmark(study.benchmark_h5ad).obs.loc[["C", "A"]]
+    folders = assembly.feature_folders(study, "colour")
+    bags, index = assembly.read_bags(obs, folders), assembly.bag_index(obs, folders)
     assert [bag.shape for bag in bags] == [(2, 4), (4, 4)]
     assert bags[0].dtype == np.float16
     np.testing.assert_array_equal(bags[1], np.concatenate([features("colour", "a1"), features("colour", "a2")]))
@@ -147,7 +147,7 @@ def test_a_slide_that_one_encoder_lacks_counts_for_none(folder):
     assert adata.obs_names.tolist() == ["A", "C"]
     assert adata.obs["slide_ids"].tolist() == ["a1", "c1"]
     np.testing.assert_allclose(adata.obsm["texture"][0], features("texture", "a1").astype(float).mean(axis=0))
-    rows = assembly.read_exclusions(study)[["what", "id"]].values.tolist()
+    rows = assembly.read_exclusions(study.benchmark_exclusions_csv)[["what", "id"]].values.tolist()
     assert rows == [["slide", "a2"], ["slide", "b1"], ["patient", "B"]]
     assert adata.uns["wsibench"]["n_patients_left_out"] == 1
     assert adata.uns["wsibench"]["n_slides_left_out"] == 2
@@ -171,7 +171,7 @@ def test_encoders_that_saw_other_tiles_are_refused(study):
     (artefact,) = [a for a in embedding.expected(study) if a.path == study.features_h5("colour", "b1")]
     with writing(artefact) as path:
         write_features(path, features("colour", "b1")[:-1], np.zeros((4, 2)))
-    with pytest.raises(CohortError, match="another number of tiles of slide b1"):
+    with pytest.raises(CohortError, match="different numbers of tiles of slide b1"):
         assembly.assemble(study)
 
 
@@ -215,7 +215,7 @@ def test_a_table_of_patients_stands_beside_encoders(study, folder):
     np.testing.assert_array_equal(adata.obsm["site"], np.float32([[1, 0], [1, 0], [0, 1]]))
     assert adata.uns["wsibench"]["encoders"].tolist() == ["texture", "colour", "own"]
     assert adata.uns["wsibench"]["controls"].tolist() == ["site"]
-    assert assembly.read_exclusions(study).values.tolist() == [
+    assert assembly.read_exclusions(study.benchmark_exclusions_csv).values.tolist() == [
         ["feature", "own: f4", "missing values"],
         ["feature", "own: f2", "the same for every patient"],
     ]
@@ -239,13 +239,15 @@ def test_a_table_of_features_may_come_in_any_kind(study, folder, kind):
 def test_patients_that_a_table_lacks_are_listed(study, folder):
     study = reload(folder, features=table(folder, "patient_id,f1\nA,1\nB,\nC,3\n"))
     assert assembly.assemble(study).obs_names.tolist() == ["A", "C"]
-    assert assembly.read_exclusions(study).values.tolist() == [["patient", "B", "no features: own"]]
+    assert assembly.read_exclusions(study.benchmark_exclusions_csv).values.tolist() == [
+        ["patient", "B", "no features: own"]
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "settings", "words"),
     [
-        ("patient_id,f1,f2\nA,1,2\nB,2,1\nC,3,3\n", {"width": 3}, ["2 feature columns", "wants 3"]),
+        ("patient_id,f1,f2\nA,1,2\nB,2,1\nC,3,3\n", {"width": 3}, ["2 feature columns", "states 3"]),
         ("patient_id,f1\nP1,1\nP2,2\n", {}, ["the cohort has A, B, C", "has P1, P2"]),
         ("feature,A,B,C\nf1,1,2,3\n", {}, ["is transposed"]),
         ("patient_id,f1\nA,1\nB,1\nC,1\n", {}, ["none of 1 columns", "1 are constant"]),

@@ -13,7 +13,8 @@ import pytest
 import trials
 import yaml
 
-from wsibench.assembly import build as assembly, external
+from wsibench import assembly
+from wsibench.assembly import pooling
 from wsibench.cli import stages
 from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, NotReady, Study
@@ -141,10 +142,10 @@ def test_what_cohorts_share_transfers_and_their_sites_do_not(study):
 
 
 def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
-    patients = assembly.read_benchmark(study).obs
-    assert patients["cohort"].tolist() == ["train"] * N + ["test"] * N
+    patients = assembly.read_benchmark(study.benchmark_h5ad).obs
+    assert patients["external"].tolist() == [-1] * N + [0] * N
     assert patients["site"].iloc[[0, N]].tolist() == ["train:S0", "test:S0"]
-    train, test = (assembly.read_benchmark(part) for part in study.parts.values())
+    train, test = (assembly.read_benchmark(part.benchmark_h5ad) for part in study.parts.values())
     for job in jobs(study):
         predictions = read_predictions(job)
         assert predictions.obs_names.tolist() == test.obs_names.tolist()
@@ -170,17 +171,17 @@ def test_patients_below_zero_are_trained_on_and_never_predicted():
 
 
 def test_genes_of_one_study_are_left_out_and_counted(study):
-    benchmark = assembly.read_benchmark(study)
+    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
     assert benchmark.var_names.tolist() == [f"G{i}" for i in range(3 * GENES)]
     assert benchmark.uns["wsibench"]["n_genes_left_out"] == 2
-    assert assembly.read_exclusions(study).to_numpy().tolist() == [
+    assert assembly.read_exclusions(study.benchmark_exclusions_csv).to_numpy().tolist() == [
         ["gene", "only-a", "only in a (train)"],
         ["gene", "only-b", "only in b (test)"],
     ]
 
 
 def test_the_training_pairing_is_shuffled_within_sites_and_the_test_patients_stay(study):
-    job, benchmark = jobs(study)[0], assembly.read_benchmark(study)
+    job, benchmark = jobs(study)[0], assembly.read_benchmark(study.benchmark_h5ad)
     order = permutation_within(null.exchangeable(job, benchmark, "within-site"), np.random.default_rng(0))
     sites = benchmark.obs["site"].to_numpy()
     assert order[N:].tolist() == list(range(N, 2 * N))
@@ -199,7 +200,7 @@ def test_sites_are_drawn_where_the_test_cohort_has_several(study):
 
 
 def test_inner_folds_keep_training_sites_together(study):
-    patients = assembly.read_benchmark(study).obs
+    patients = assembly.read_benchmark(study.benchmark_h5ad).obs
     assert folds.inner_groups(patients, "external")[:N].tolist() == patients["site"][:N].tolist()
     unknown = patients.assign(site=["", "", *patients["site"][2:]])
     assert folds.inner_groups(unknown, "external")[:3].tolist() == ["P000", "P001", "train:S2"]
@@ -268,7 +269,7 @@ def test_a_patient_of_both_is_refused_by_name(copy):
 
 
 def test_columns_of_tables_are_matched_by_name(copy):
-    first = assembly.read_benchmark(Study.load("ab")).obsm["good"]
+    first = assembly.read_benchmark(Study.load("ab").benchmark_h5ad).obsm["good"]
     path = copy / "b" / "good.csv"
     table = pd.read_csv(path, index_col=0)
     table[table.columns[::-1]].to_csv(path)
@@ -276,8 +277,10 @@ def test_columns_of_tables_are_matched_by_name(copy):
     assert all(artefact.due() for artefact in assembly.expected(study))
     np.testing.assert_array_equal(assembly.assemble(study).obsm["good"], first)
     table.drop(columns="f1").to_csv(path)
-    with pytest.raises(CohortError, match=r"features.good has 14 columns in study a and 13 in b: b lacks f1"):
-        assembly.assemble(again(copy, "b"))
+    fewer = assembly.assemble(again(copy, "b"))
+    np.testing.assert_array_equal(fewer.obsm["good"], np.delete(first, 1, axis=1))
+    excluded = assembly.read_exclusions(study.benchmark_exclusions_csv).to_numpy().tolist()
+    assert ["feature", "good: f1", "only in a (train)"] in excluded
 
 
 def test_errors_in_two_units_are_not_given(copy):
@@ -308,7 +311,8 @@ def test_bags_come_from_the_study_that_has_the_patient(data_root, monkeypatch):
     study = tiled(data_root)
     benchmark = assembly.assemble(study)
     ids = benchmark.obs_names.to_numpy(str)
-    bags = assembly.read_bags(study, "colour", ids)
+    folders = assembly.feature_folders(study, "colour")
+    bags = assembly.read_bags(benchmark.obs, folders)
     means = np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags])
     np.testing.assert_allclose(means, benchmark.obsm["colour"], rtol=1e-3, atol=1e-3)
     assert benchmark.obs["slide_ids"].iloc[0] == benchmark.obs["slide_ids"].iloc[18]
@@ -319,25 +323,20 @@ def test_bags_come_from_the_study_that_has_the_patient(data_root, monkeypatch):
     attention = pd.read_parquet(study.attention_parquet("external", "colour", "abmil"))
     assert attention["patient_id"].unique().tolist() == ids[18:].tolist()
     np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, rtol=1e-5)
-    monkeypatch.setattr(regression, "IN_MEMORY", 0)
-    np.testing.assert_array_equal(regression.load(job)[0].bags[18 + 3], bags[18 + 3])
+    monkeypatch.setattr(pooling, "IN_MEMORY", 0)
+    stored = assembly.read_bags(benchmark.obs, folders)
+    assert not isinstance(stored, list)
+    np.testing.assert_array_equal(stored[18 + 3], bags[18 + 3])
 
 
-def test_features_that_were_made_otherwise_are_refused(data_root):
-    unlike = r"colour were not made alike: tile_um is 112.0 in a, 128.0 in b"
-    with pytest.raises(CohortError, match=unlike):
-        assembly.assemble(tiled(data_root, tiles={"tile_um": 128}))
+@pytest.mark.parametrize("tiles", [{"tile_um": 128}, {"min_tissue": 0.9}, {"drop": []}])
+def test_features_made_with_other_settings_are_refused(data_root, tiles):
+    with pytest.raises(CohortError, match="colour were made with different settings in study a and in study b"):
+        assembly.assemble(tiled(data_root, tiles=tiles))
 
 
-def test_another_resolution_of_decoding_is_said(data_root, monkeypatch):
-    monkeypatch.setenv("WSIBENCH_TRUST", "1")
-    write_cohort(data_root / "b", prefix="Q", seed=20, n=18)
-    (data_root / "b" / "wide.py").write_text("def encoder(device):\n    return lambda tiles: tiles\n")
-    study = tiled(
-        data_root, encoders=["colour", {"name": "wide", "loader": "callable", "arch": "wide:encoder", "px": 448}]
-    )
-    with pytest.warns(external.UnlikeDecoding, match=r"colour were decoded at 0.5 µm/px in a and at 0.25 in b"):
-        assembly.assemble(study)
+def test_the_number_of_tiles_drawn_may_differ(data_root):
+    assert assembly.assemble(tiled(data_root, tiles={"max_tiles": 50, "seed": 3})).n_obs == 36
 
 
 def test_a_slide_of_both_is_refused_under_whatever_name(data_root):

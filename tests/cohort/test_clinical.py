@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench.assembly import build as assembly
+from wsibench import assembly
 from wsibench.cohort import build as cohort, clinical
 from wsibench.core import CohortError, Study, StudyError, read_meta
 

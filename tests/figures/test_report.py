@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import figures, tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, figures, tiling
 from wsibench.cli.run import leaderboard_text
 from wsibench.cohort import build as cohort
 from wsibench.core import Failure, NotReady, Study, record_failures, writing

@@ -6,7 +6,7 @@ import pytest
 import trials
 import yaml
 
-from wsibench.assembly import build as assembly
+from wsibench import assembly
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, CohortError, NotReady, Study
 from wsibench.ranking import leaderboard as ranking, permutation as null

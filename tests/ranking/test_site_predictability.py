@@ -102,4 +102,6 @@ def test_one_site_only_leaves_an_empty_table_and_says_why(folder):
     table = sites.measure(study)
     assert len(table) == 0
     assert table.columns.tolist() == COLUMNS
-    assert sites.why_empty(trials.assembly.read_benchmark(study).obs).startswith("Of 1 known sites 1 have")
+    assert sites.why_empty(trials.assembly.read_benchmark(study.benchmark_h5ad).obs).startswith(
+        "Of 1 known sites 1 have"
+    )

@@ -8,7 +8,7 @@ import pytest
 import trials
 from threadpoolctl import threadpool_limits
 
-from wsibench.assembly import build as assembly
+from wsibench import assembly
 from wsibench.core import CohortError, NotReady, StudyError
 from wsibench.regression import fit as regression, folds
 from wsibench.regression.fit import Job, jobs, out_of_fold, read_predictions, regress
@@ -83,7 +83,7 @@ def test_predictions_are_the_probes_own(folder):
         ["good", "ridge"], ["poor", "ridge"], ["site", "ridge"],
     ]  # fmt: skip
     assert table["chosen"].str.match(r"alpha \d").all()
-    benchmark = assembly.read_benchmark(study)
+    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
     for scheme in study.folds.schemes:
         adata = read_predictions(Job(study, scheme, "good", "ridge"))
         fold = folds.read_folds(study, scheme)
@@ -127,19 +127,6 @@ def test_bag_probe_reads_tiles_and_leaves_attention_and_curves(folder):
     assert attention["patient_id"].unique().tolist() == adata.obs_names.tolist()
     np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, rtol=1e-5)
     assert (attention["y"] == attention["patient_id"].str[1:].astype(int)).all()
-
-
-def test_bags_read_one_by_one_are_the_same(folder, monkeypatch):
-    study = trials.with_tiles(folder, probes=["abmil"], encoders=["colour"], abmil={"seeds": 1, "epochs": 2})
-    job = jobs(study)[0]
-    folds.divide(study)
-    held = regression.load(job)[0].bags
-    monkeypatch.setattr(regression, "IN_MEMORY", 0)
-    stored = regression.load(job)[0].bags
-    assert isinstance(stored, regression.StoredBags)
-    assert len(stored) == len(held) == 60
-    for one, other in zip(stored, held, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_before_the_benchmark_there_is_nothing_to_expect(folder):

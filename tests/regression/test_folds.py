@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from wsibench.assembly import build as assembly
+from wsibench import assembly
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, CohortError, NotReady, Study, StudyError, read_meta, writing
@@ -167,7 +167,7 @@ def test_folds_are_written_once_and_read_in_the_benchmarks_order(study):
     assert list(made) == SCHEMES
     table = pd.read_csv(study.folds_csv("preserved-site"), dtype=str, keep_default_na=False)
     assert list(table.columns) == ["patient_id", "site", "subtype", "fold"]
-    assert made["preserved-site"].index.tolist() == assembly.read_benchmark(study).obs_names.tolist()
+    assert made["preserved-site"].index.tolist() == assembly.read_benchmark(study.benchmark_h5ad).obs_names.tolist()
     stamp = study.folds_csv("preserved-site").stat().st_mtime_ns
     pd.testing.assert_series_equal(folds.divide(study)["preserved-site"], made["preserved-site"])
     assert study.folds_csv("preserved-site").stat().st_mtime_ns == stamp
@@ -197,7 +197,7 @@ def test_more_splits_leave_the_first_as_it_is_and_make_the_table_due(study):
 def test_repeats_are_the_splits_of_the_seeds_that_follow(study):
     write_yaml(study.root, repeats=3, seed=7, n=2)
     study = Study.load("own")
-    made, obs = folds.divide(study), assembly.read_benchmark(study).obs
+    made, obs = folds.divide(study), assembly.read_benchmark(study.benchmark_h5ad).obs
     for scheme in SCHEMES:
         splits = folds.read_splits(study, scheme)
         assert list(splits.columns) == ["fold", "fold_1", "fold_2"]
@@ -231,7 +231,7 @@ def given_folds(study, tables, **settings):
 
 def by_site(study, folds_of_sites):
     """A table of folds that keeps sites whole."""
-    site = assembly.read_benchmark(study).obs["site"].astype(str)
+    site = assembly.read_benchmark(study.benchmark_h5ad).obs["site"].astype(str)
     return pd.DataFrame({name: site.map(dict(folds)) for name, folds in folds_of_sites.items()})
 
 
@@ -247,7 +247,7 @@ def test_given_folds_are_taken_as_they_are_and_other_patients_counted(study):
     facts = read_meta(study.folds_csv("preserved-site"))["facts"]
     assert facts["n_other_patients"] == 2
     assert facts["sizes"] == [[18, 16, 6]]
-    obs = assembly.read_benchmark(study).obs
+    obs = assembly.read_benchmark(study.benchmark_h5ad).obs
     assert made["random-patient"].equals(make_folds(obs, scheme="random-patient", n=4, seed=0))
 
 
@@ -356,7 +356,7 @@ def test_folds_of_other_patients_are_refused(study):
 
 def test_balance_says_sizes_sites_and_shares(study):
     folds.divide(study)
-    obs = assembly.read_benchmark(study).obs
+    obs = assembly.read_benchmark(study.benchmark_h5ad).obs
     table = folds.balance(study, obs)
     assert table.index.names == ["scheme", "fold"]
     assert table.groupby("scheme")["n_patients"].sum().tolist() == [40, 40]

@@ -8,13 +8,12 @@ import tifffile
 import yaml
 from trials import GENES, assembled, with_tiles, write_tables
 
-from wsibench import embedding, tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, embedding, tiling
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
-from wsibench.core import Artefact, CohortError, FitError, Study, StudyError, writing
-from wsibench.embedding import read_features, write_features
-from wsibench.regression import prediction, recipe, saved
+from wsibench.core import CohortError, FitError, Study, writing
+from wsibench.embedding import read_features, stage, write_features
+from wsibench.regression import saved
 from wsibench.regression.fit import Job, read_patients
 from wsibench.regression.probes import PROBES, offer
 from wsibench.regression.probes.base import Patients
@@ -67,15 +66,15 @@ def new(tiled):
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_new_patients_get_what_the_probe_in_memory_gives_them(tiled, new, probe, tmp_path):
-    saved.write(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
-    predicted = prediction.predict(saved.read(tmp_path / "f.safetensors"), new)
+    saved.save(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
+    predicted = saved.predict(saved.load(tmp_path / "f.safetensors"), new)
     tiles = [read_features(new.features_h5("colour", f"n{i}"))[0].astype(np.float32) for i in range(7)]
     bags = [np.concatenate(tiles[:2]), *tiles[2:]]
     ids = np.array([f"N{i}" for i in range(1, 7)])
     patients = Patients(
         ids, ids, np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32), bags
     )
-    benchmark = assembly.read_benchmark(tiled)
+    benchmark = assembly.read_benchmark(tiled.benchmark_h5ad)
     train = read_patients(Job(tiled, "preserved-site", "colour", probe), benchmark)
     fitted = offer(probe).make(tiled).fit(train, benchmark.X, seed=0)
     assert list(predicted.obs_names) == list(ids)
@@ -85,89 +84,53 @@ def test_new_patients_get_what_the_probe_in_memory_gives_them(tiled, new, probe,
     assert predicted.obs["n_tiles"].tolist() == [len(bag) for bag in bags]
 
 
-@pytest.mark.parametrize(
-    ("sections", "told", "remedy"),
-    [
-        ({"tiles": {"tile_um": 56}}, r"tiles.tile_um 56.0, not 112.0", "tiles: {tile_um: 112.0}"),
-        ({"tiles": {"min_tissue": 0.9}}, "tiles.min_tissue 0.9, not 0.5", "tiles: {min_tissue: 0.5}"),
-        ({"tiles": {"drop": []}}, "tiles.drop", 'tiles: {drop: ["blur", "pen"]}'),
-    ],
-)
-def test_features_of_another_making_are_refused_before_anything_is_made(tiled, sections, told, remedy):
-    study = write_new(tiled.root.parent / "other", **sections)
-    with pytest.raises(FitError) as refused:
-        prediction.predict(saved.fit(tiled, "colour", "ridge"), study)
-    assert told in refused.value.what
-    assert remedy in refused.value.remedy
+@pytest.mark.parametrize("tiles", [{"tile_um": 56}, {"min_tissue": 0.9}, {"drop": []}])
+def test_features_made_with_other_settings_are_refused_before_they_are_made(tiled, tiles):
+    study = write_new(tiled.root.parent / "other", tiles=tiles)
+    with pytest.raises(FitError, match=r"colour in study other are made with other settings.*of study train"):
+        saved.predict(saved.fit(tiled, "colour", "ridge"), study)
     assert not study.cohort_csv.exists()
 
 
 def test_fewer_tiles_of_the_same_tissue_are_the_same_features(tiled):
     study = embedded(tiled.root.parent / "fewer", tiles={"max_tiles": 50, "seed": 3})
-    assert prediction.predict(saved.fit(tiled, "colour", "ridge"), study).n_obs == 6
-
-
-def test_a_study_that_decodes_finer_is_predicted_with_a_note(tiled, new):
-    fit = saved.fit(tiled, "colour", "ridge")
-    assert "µm/px" not in prediction.summary(prediction.predict(fit, new))
-    study = embedded(tiled.root.parent / "finer", encoders=["colour", "medsiglip"])
-    assert "decoded at 0.25 µm/px, those of the fit at 0.5" in prediction.summary(prediction.predict(fit, study))
+    assert saved.predict(saved.fit(tiled, "colour", "ridge"), study).n_obs == 6
 
 
 def test_patients_that_were_fitted_on_are_not_passed_off_as_new(tiled, new):
     fit = saved.fit(tiled, "colour", "ridge")
-    assert "WARNING" in prediction.summary(prediction.predict(fit, tiled))
-    assert "WARNING" not in prediction.summary(prediction.predict(fit, new))
+    assert "WARNING" in saved.summary(saved.predict(fit, tiled))
+    assert "WARNING" not in saved.summary(saved.predict(fit, new))
 
 
 def test_features_of_another_width_are_refused(tiled):
     study = embedded(tiled.root.parent / "wide", width=7)
-    with pytest.raises(FitError, match="width 7, not 6"):
-        prediction.predict(saved.fit(tiled, "colour", "ridge"), study)
+    with pytest.raises(FitError, match="has 7 features of 6 patients in study wide; the fit reads 6"):
+        saved.predict(saved.fit(tiled, "colour", "ridge"), study)
 
 
 def test_features_from_elsewhere_are_not_those_of_our_tiles(tiled):
     folder = {"features": {"colour": {"folder": ".", "layout": "trident"}}}
-    with pytest.raises(FitError, match='kind "folder", not "tiles"'):
-        prediction.predict(saved.fit(tiled, "colour", "ridge"), write_new(tiled.root.parent / "else", **folder))
+    with pytest.raises(FitError, match="made with other settings"):
+        saved.predict(saved.fit(tiled, "colour", "ridge"), write_new(tiled.root.parent / "else", **folder))
 
 
 def test_a_study_without_the_encoder_is_told_to_name_it(tiled):
     study = write_new(tiled.root.parent / "lacking", encoders=["texture"])
-    with pytest.raises(FitError, match=r"no features of 'colour'; it has: texture.*Add it"):
-        prediction.predict(saved.fit(tiled, "colour", "ridge"), study)
+    with pytest.raises(FitError, match=r"no features of 'colour' computed from slides; it has: texture.*Add it"):
+        saved.predict(saved.fit(tiled, "colour", "ridge"), study)
 
 
-def test_weights_are_those_that_the_features_were_made_with(tiled):
-    study = write_new(tiled.root.parent / "weighty", encoders=["phikon"])
-    for slide, known in (("a", "1" * 64), ("b", "1" * 64), ("c", "2" * 64)):
-        with writing(Artefact(study.features_h5("phikon", slide), "k"), weights=known) as path:
-            path.write_text(slide)
-    assert recipe.weights(study, "phikon", "ab") == "1" * 64
-    assert recipe.weights(study, "colour", "ab") is None
-    with pytest.raises(FitError, match="different weights"):
-        recipe.weights(study, "phikon", "abc")
-    with pytest.raises(FitError, match=r"weights .*not.*weights: {phikon: /path/to/dir}"):
-        recipe.check_same(study, "phikon", {"weights": "2" * 64}, {"weights": "1" * 64})
-
-
-def test_a_study_that_is_missing_is_told_how_to_be_written(tiled, tmp_path):
-    other = with_tiles_of(tiled, tiles={"tile_um": 56, "min_tissue": 0.25})
-    fit = saved.fit(other, "colour", "ridge")
-    with pytest.raises(StudyError) as refused:
-        prediction.load_study(fit, "nowhere")
-    assert "slides.csv: slide_id,patient_id,path" in refused.value.remedy
-    text = "\n".join(line[4:] for line in refused.value.remedy.splitlines() if line.startswith("    "))
-    (tiled.root.parent / "nowhere").mkdir()
-    (tiled.root.parent / "nowhere" / "study.yaml").write_text(text)
-    study = prediction.load_study(fit, "nowhere")
-    recipe.check_same(study, "colour", fit.record["features"]["settings"], recipe.settings(study, "colour"))
-
-
-def with_tiles_of(tiled, **sections):
-    folder = tiled.root.parent / "special"
-    write_tables(folder)
-    return with_tiles(folder, **sections)
+def test_features_of_other_weights_are_refused(tiled, monkeypatch):
+    study = embedded(tiled.root.parent / "weighty")
+    fitted = saved.fit(tiled, "colour", "ridge")
+    known = ["unavailable"]
+    monkeypatch.setattr(stage, "_known_hash", lambda study, encoder: known[0])
+    assert assembly.settings_key(study, "colour") is None
+    saved._check_settings(fitted, study)
+    known[0] = "other"
+    with pytest.raises(FitError, match="made with other settings"):
+        saved._check_settings(fitted, study)
 
 
 # Tables
@@ -194,52 +157,47 @@ def write_table(data_root, change=lambda table: table) -> Study:
 
 def test_a_table_is_read_by_the_names_of_its_columns(data_root, fit_of_table):
     study = write_table(data_root, lambda table: table.assign(more=1.0)[["more", *"543210"]])
-    predicted = prediction.predict(fit_of_table, study)
+    predicted = saved.predict(fit_of_table, study)
     values = pd.read_csv(study.root / "good.csv", index_col=0)[list("012345")].to_numpy(np.float32)
     expected = fit_of_table.fitted.predict(Patients(np.arange(5), np.arange(5), values))
     np.testing.assert_allclose(predicted.X, expected, atol=1e-6)
     assert predicted.uns["wsibench"]["left_out"].tolist() == ["N9"]
-    assert "N9" in prediction.summary(predicted)
+    assert "N9" in saved.summary(predicted)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "told"),
+    ("change", "error", "message"),
     [
         (lambda table: table.drop(columns="3"), FitError, "lacks 1 of the 6 that the fit needs: 3"),
         (lambda table: table.assign(**{"4": [1, 2, np.nan, 4, 5]}), CohortError, "miss values that the fit needs: N2"),
     ],
 )
-def test_a_table_that_lacks_something_is_refused(data_root, fit_of_table, change, error, told):
-    with pytest.raises(error, match=told):
-        prediction.predict(fit_of_table, write_table(data_root, change))
+def test_a_table_that_lacks_something_is_refused(data_root, fit_of_table, change, error, message):
+    with pytest.raises(error, match=message):
+        saved.predict(fit_of_table, write_table(data_root, change))
 
 
 def test_a_patient_of_whom_the_table_knows_nothing_is_left_out(data_root, fit_of_table):
     study = write_table(data_root, lambda table: table.where(table.index.to_series() != "N2"))
-    predicted = prediction.predict(fit_of_table, study)
+    predicted = saved.predict(fit_of_table, study)
     assert list(predicted.obs_names) == ["N0", "N1", "N3", "N4"]
     assert predicted.uns["wsibench"]["left_out"].tolist() == ["N2", "N9"]
 
 
-def test_the_example_for_a_table_is_a_study_of_a_table(data_root, fit_of_table):
-    with pytest.raises(StudyError, match=r"patients\.csv: patient_id"):
-        prediction.load_study(fit_of_table, "nowhere")
-
-
 def test_what_is_written_opens_without_wsibench(data_root, fit_of_table, tmp_path):
-    predicted = prediction.predict(fit_of_table, write_table(data_root))
-    assert prediction.write(predicted, tmp_path / "p.h5ad") == [tmp_path / "p.h5ad"]
+    predicted = saved.predict(fit_of_table, write_table(data_root))
+    assert saved.write_predictions(predicted, tmp_path / "p.h5ad") == [tmp_path / "p.h5ad"]
     back = anndata.read_h5ad(tmp_path / "p.h5ad")
     np.testing.assert_array_equal(back.X, predicted.X)
     assert list(back.var.columns) == ["rho", "p", "q"]
-    assert back.uns["wsibench"]["fit"] == fit_of_table.record["key"]
+    assert back.uns["wsibench"]["fit"] == fit_of_table.description.key
     assert back.uns["wsibench"]["trained_on"]["n_patients"] == 60
-    table, genes = prediction.write(predicted, tmp_path / "p.csv")
+    table, genes = saved.write_predictions(predicted, tmp_path / "p.csv")
     values = pd.read_csv(table, index_col="patient_id")
     np.testing.assert_allclose(values.to_numpy(), predicted.X, rtol=1e-6)
     assert list(pd.read_csv(genes)["gene"]) == list(values.columns) == [f"G{i}" for i in range(3 * GENES)]
     with pytest.raises(FitError, match=r"\.h5ad or \.csv"):
-        prediction.write(predicted, tmp_path / "p.xlsx")
+        saved.write_predictions(predicted, tmp_path / "p.xlsx")
 
 
 # From pixels
@@ -284,19 +242,19 @@ def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
     content = {"title": "N", "encoders": ["colour"], "cohort": local, "limits": {"failed_slides": 0.5}}
     (new / "study.yaml").write_text(yaml.safe_dump(content))
     study = Study.load("train")
-    for stage in (cohort.build, tiling.tile_slides, embedding.embed_slides, assembly.assemble):
-        stage(study)
+    for run in (cohort.build, tiling.tile_slides, embedding.embed_slides, assembly.assemble):
+        run(study)
     file = tmp_path / "f.safetensors"
     assert main(["fit", "train", "--encoder", "colour", "--probe", "ridge", "-o", str(file)]) == 0
     assert "10 patients" in capsys.readouterr().out
     assert main(["predict", str(file), "new"]) == 0
     told = capsys.readouterr().out
-    assert "NOT MEASURED" in told
+    assert "not measured" in told
     assert "PT" in told
     predicted = anndata.read_h5ad(data_root / "new" / "predicted" / "f.h5ad")
     assert sorted(predicted.obs_names) == ["P20", "P3"]
-    benchmark = assembly.read_benchmark(study)
-    before = saved.read(file).fitted.predict(Patients(ids, ids, benchmark.obsm["colour"]))
+    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
+    before = saved.load(file).fitted.predict(Patients(ids, ids, benchmark.obsm["colour"]))
     np.testing.assert_allclose(predicted["P3"].X[0], before[3], atol=1e-5)  # a slide that it was fitted on
     assert abs(predicted["P20"].X[0] - before[3]).max() > 1e-3
     # A second time everything is current, and a slide that failed is not tried again.
@@ -307,6 +265,6 @@ def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
 
 def test_the_command_says_what_is_wrong_in_a_line(data_root, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "none.safetensors"), "new"]) == 1
-    assert "none.json" in capsys.readouterr().err
+    assert "none.safetensors" in capsys.readouterr().err
     assert main(["fit", "demo", "--encoder", "colour", "--probe", "ridge", "-o", "f.pt"]) == 1
     assert "safetensors" in capsys.readouterr().err

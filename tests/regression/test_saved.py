@@ -1,19 +1,18 @@
 """A fit in a file: nothing lost, nothing of the patients, and nothing read that is not what it was."""
 
+import hashlib
 import json
 import os
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save as save_arrays
 from trials import GENES, assembled, load, with_tiles, write_tables
 
-from wsibench.assembly import build as assembly
+from wsibench import assembly
 from wsibench.core import FitError, NotReady, Study
-from wsibench.ranking import leaderboard as ranking
-from wsibench.regression import fit as regression, saved
+from wsibench.regression import saved
 from wsibench.regression.fit import Job, read_patients
 from wsibench.regression.probes import offer
 
@@ -33,7 +32,7 @@ def tiled(tmp_path_factory):
 
 def in_process(study: Study, encoder: str, probe: str):
     """The study's patients, and the probe fitted on all of them, without any file."""
-    benchmark = assembly.read_benchmark(study)
+    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
     patients = read_patients(Job(study, "preserved-site", encoder, probe), benchmark)
     return patients, offer(probe).make(study).fit(patients, benchmark.X, seed=study.folds.seed)
 
@@ -41,11 +40,11 @@ def in_process(study: Study, encoder: str, probe: str):
 @pytest.mark.parametrize("probe", ["ridge", "abmil"])
 def test_a_fit_that_was_written_and_read_predicts_the_same(tiled, probe, tmp_path):
     patients, fitted = in_process(tiled, "colour", probe)
-    saved.write(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
-    back = saved.read(tmp_path / "f.safetensors")
+    saved.save(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
+    back = saved.load(tmp_path / "f.safetensors")
     np.testing.assert_allclose(back.fitted.predict(patients), fitted.predict(patients), rtol=0, atol=1e-5)
-    assert (back.encoder, back.probe) == ("colour", probe)
-    assert back.record["probe"]["chosen"] == json.loads(json.dumps(fitted.chosen))
+    assert (back.description.encoder, back.description.probe) == ("colour", probe)
+    assert back.description.chosen == json.loads(json.dumps(fitted.chosen))
 
 
 def holds_a_patient(arrays, benchmark) -> bool:
@@ -64,78 +63,66 @@ def holds_a_patient(arrays, benchmark) -> bool:
     return False
 
 
-@pytest.mark.parametrize("probe", ["ridge", "mean-sd-ridge", "abmil", "knn"])
-def test_the_files_hold_no_patient_but_those_of_neighbours(tiled, probe, tmp_path):
-    fit = saved.fit(tiled, "colour", probe)
-    saved.write(fit, tmp_path / "f.safetensors")
-    benchmark = assembly.read_benchmark(tiled)
+@pytest.mark.parametrize("probe", ["ridge", "pca-ridge", "mlp", "abmil"])
+def test_the_files_hold_no_patient(tiled, probe, tmp_path):
+    saved.save(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
+    benchmark = assembly.read_benchmark(tiled.benchmark_h5ad)
     content = b"".join((tmp_path / name).read_bytes() for name in ("f.safetensors", "f.json"))
     for known in (*benchmark.obs_names, *benchmark.obs["slide_ids"]):
         assert known.encode() not in content
-    keeps = probe == "knn"
-    assert holds_a_patient(load_file(tmp_path / "f.safetensors"), benchmark) == keeps
-    record = json.loads((tmp_path / "f.json").read_text())
-    assert record["probe"]["keeps_patients"] == keeps
-    assert ("their features and expression" in record["privacy"]) == keeps
-    assert ("WARNING" in str(fit)) == keeps
+    assert not holds_a_patient(load_file(tmp_path / "f.safetensors"), benchmark)
 
 
-def test_the_record_says_what_decides_the_features_and_who_was_fitted_on(tiled):
-    record = saved.fit(tiled, "texture", "ridge").record
-    made = record["features"]
-    assert made["settings"]["tiles.tile_um"] == 112.0
-    assert made["settings"]["encoder.arch"] == "texture"
-    assert made["width"] == 6
-    assert record["genes"]["gene"] == [f"G{i}" for i in range(3 * GENES)]
-    assert record["expression"]["unit"] == "as_is"
-    cohort = record["cohort"]
-    assert (cohort["n_patients"], cohort["n_sites"], cohort["n_slides"]) == (60, 6, 60)
-    assert cohort["study_key"] == tiled.key
-    assert record["encoder"]["licence"] == "MIT"
+def test_a_patients_row_among_the_arrays_is_found(tiled):
+    """The check of the test above finds a patient that is there."""
+    benchmark = assembly.read_benchmark(tiled.benchmark_h5ad)
+    z = (benchmark.X - benchmark.X.mean(axis=0)) / benchmark.X.std(axis=0)
+    assert holds_a_patient({"targets": z[:3]}, benchmark)
 
 
-def test_another_cohort_another_key(tiled):
-    keys = {saved.fit(tiled, *pair).record["key"] for pair in (("colour", "ridge"), ("texture", "ridge"))}
-    keys |= {saved.fit(tiled, "colour", probe).record["key"] for probe in ("ridge", "pca-ridge")}
+def test_the_description_states_features_genes_and_training_patients(tiled):
+    said = saved.fit(tiled, "texture", "ridge").description
+    assert said.settings == assembly.settings_key(tiled, "texture")
+    assert said.width == 6
+    assert said.genes == [f"G{i}" for i in range(3 * GENES)]
+    assert said.unit == "as_is"
+    assert said.trained_on == {"study": "train", "study_key": tiled.key, "n_patients": 60, "n_sites": 6}
+    assert said.licence == "MIT"
+
+
+def test_fits_of_other_features_or_probes_have_other_keys(tiled):
+    keys = {saved.fit(tiled, *pair).description.key for pair in (("colour", "ridge"), ("texture", "ridge"))}
+    keys |= {saved.fit(tiled, "colour", probe).description.key for probe in ("ridge", "pca-ridge")}
     assert len(keys) == 3
 
 
-def test_every_gene_takes_its_accuracy_along(data_root):
-    write_tables(data_root / "trial")
-    study = assembled(data_root / "trial")
-    assert saved.fit(study, "good", "ridge").record["accuracy"] is None
-    assert "NOT MEASURED" in str(saved.fit(study, "good", "ridge"))
-    regression.regress(study)
-    ranking.rank(study)
-    fit = saved.fit(study, "good", "ridge")
-    scores = pd.read_parquet(study.scores_parquet)
-    mine = scores[(scores.encoder == "good") & (scores.scheme == "preserved-site")].set_index("gene")
-    np.testing.assert_allclose(fit.genes["rho"], mine.loc[fit.genes.index, "rho"], atol=1e-6)
-    np.testing.assert_allclose(fit.genes["q"], mine.loc[fit.genes.index, "q"], atol=1e-6)
-    board = ranking.read(study, "leaderboard").set_index(["encoder", "scheme"])
-    assert fit.record["accuracy"]["mean_rho"] == pytest.approx(
-        board.loc[("good", "preserved-site"), "mean_rho"], abs=1e-6
-    )
-    assert fit.genes["rho"][:GENES].mean() > fit.genes["rho"][-GENES:].mean() + 0.2
-    # Scores that are no longer those of the study are no accuracy of the fit.
-    later = load(data_root / "trial", ranking={"bootstrap": 300})
-    assert saved.fit(later, "good", "ridge").record["accuracy"] is None
+def test_scores_and_accuracy_are_stored_with_the_genes(tiled, tmp_path):
+    scores = pd.DataFrame({"rho": [0.5, 0.25], "p": [0.1, np.nan], "q": [0.2, 0.3]}, ["G1", "G0"])
+    accuracy = {"mean_rho": 0.375, "ci_low": 0.25, "ci_high": 0.5}
+    saved.save(saved.fit(tiled, "colour", "ridge", scores=scores, accuracy=accuracy), tmp_path / "f.safetensors")
+    back = saved.load(tmp_path / "f.safetensors")
+    pd.testing.assert_frame_equal(back.genes.loc[["G1", "G0"]], scores, check_names=False)
+    assert back.genes.loc["G2":].isna().all(axis=None)
+    assert "out-of-fold mean ρ 0.375, [0.250, 0.500] (preserved-site)" in str(back)
+    few = saved.fit(tiled, "colour", "ridge", accuracy={"mean_rho": 0.375})
+    assert "too few sites for an interval" in str(few)
+    assert "not measured" in str(saved.fit(tiled, "colour", "ridge"))
 
 
 def test_columns_that_the_benchmark_drops_are_not_asked_for_later(data_root):
     write_tables(data_root / "trial")
     table = pd.read_csv(data_root / "trial" / "good.csv").assign(dead=1.0)
     table.to_csv(data_root / "trial" / "good.csv", index=False)
-    assert saved.fit(assembled(data_root / "trial"), "good", "ridge").record["columns"] == list("012345")
+    assert saved.fit(assembled(data_root / "trial"), "good", "ridge").description.columns == list("012345")
 
 
 @pytest.mark.parametrize(
-    ("encoder", "probe", "told"),
-    [("phikon", "ridge", "has no features"), ("site", "ridge", "looks at no slide"), ("good", "abmil", "a table")],
+    ("encoder", "probe", "message"),
+    [("phikon", "ridge", "has no features"), ("site", "ridge", "has no features"), ("good", "abmil", "a table")],
 )
-def test_what_cannot_be_fitted_is_refused(data_root, encoder, probe, told):
+def test_fits_that_cannot_be_made_are_refused(data_root, encoder, probe, message):
     write_tables(data_root / "trial")
-    with pytest.raises(FitError, match=told):
+    with pytest.raises(FitError, match=message):
         saved.fit(assembled(data_root / "trial"), encoder, probe)
 
 
@@ -148,72 +135,93 @@ def test_a_benchmark_that_is_due_is_not_fitted_on(data_root):
 
 @pytest.fixture
 def written(tiled, tmp_path):
-    """A fit's two files."""
-    saved.write(saved.fit(tiled, "colour", "ridge"), tmp_path / "f.safetensors")
+    """Path of a fit's arrays, with its description beside it."""
+    saved.save(saved.fit(tiled, "colour", "ridge"), tmp_path / "f.safetensors")
     return tmp_path / "f.safetensors"
 
 
-def test_a_truncated_file_is_told(written):
-    written.write_bytes(written.read_bytes()[:-100])
-    with pytest.raises(FitError, match="cut off"):
-        saved.read(written)
+def rewrite(written, change=lambda fit: fit, arrays=None):
+    """Change the description or the arrays of a fit, and give both the digests that belong to them."""
+    if arrays is not None:
+        written.write_bytes(arrays)
+    content = json.loads(written.with_suffix(".json").read_text())["fit"]
+    content["arrays_sha256"] = hashlib.sha256(written.read_bytes()).hexdigest()
+    content = change(content)
+    key = saved.Description.model_validate(content).key
+    written.with_suffix(".json").write_text(json.dumps({"key": key, "fit": content}))
 
 
-def test_a_changed_byte_is_told(written):
-    content = bytearray(written.read_bytes())
-    content[-5] ^= 1
-    written.write_bytes(content)
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: content[:-5] + b"\0" + content[-4:]]
+)
+def test_damaged_arrays_are_refused(written, damage):
+    written.write_bytes(damage(written.read_bytes()))
+    with pytest.raises(FitError, match="cut off or changed"):
+        saved.load(written)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_missing_file_is_named(written, suffix):
+    written.with_suffix(suffix).unlink()
+    with pytest.raises(FitError, match=rf"There is no file .*f\{suffix}"):
+        saved.load(written)
+
+
+@pytest.mark.parametrize("field", ["settings", "genes"])
+def test_an_edited_description_is_refused(written, field):
+    content = json.loads(written.with_suffix(".json").read_text())
+    content["fit"][field] = content["fit"][field][::-1]
+    written.with_suffix(".json").write_text(json.dumps(content))
     with pytest.raises(FitError, match="changed"):
-        saved.read(written)
+        saved.load(written)
 
 
-def test_a_missing_file_is_told(written):
-    json_file = written.with_suffix(".json")
-    text = json_file.read_text()
-    json_file.unlink()
-    with pytest.raises(FitError, match=r"no .*f\.json"):
-        saved.read(written)
-    json_file.write_text(text)
-    written.unlink()
-    with pytest.raises(FitError, match=r"no file .*f\.safetensors"):
-        saved.read(written)
-
-
-@pytest.mark.parametrize("change", ["tile_um", "genes"])
-def test_a_changed_record_is_told(written, change):
-    json_file = written.with_suffix(".json")
-    record = json.loads(json_file.read_text())
-    if change == "tile_um":
-        record["features"]["settings"]["tiles.tile_um"] = 56.0
-    else:
-        record["genes"]["gene"][:2] = reversed(record["genes"]["gene"][:2])
-    json_file.write_text(json.dumps(record))
-    with pytest.raises(FitError, match="has been changed"):
-        saved.read(written)
-
-
-@pytest.mark.parametrize(("text", "told"), [("{", "not valid JSON"), ("{}", "not what"), ("[1]", "not what")])
-def test_a_json_of_another_kind_is_told(written, text, told):
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", "[" * 5000, '{"key": 1, "fit": null}', "\0"])
+def test_another_json_is_refused(written, text):
     written.with_suffix(".json").write_text(text)
-    with pytest.raises(FitError, match=told):
-        saved.read(written)
+    with pytest.raises(FitError, match="is not a description"):
+        saved.load(written)
 
 
-def test_another_format_is_told(written):
-    json_file = written.with_suffix(".json")
-    json_file.write_text(json.dumps(json.loads(json_file.read_text()) | {"format": 99}))
-    with pytest.raises(FitError, match="format 99"):
-        saved.read(written)
+@pytest.mark.parametrize("field", sorted(saved.Description.model_fields))
+def test_a_field_of_another_type_is_refused(written, field):
+    content = json.loads(written.with_suffix(".json").read_text())
+    content["fit"][field] = [{"a": []}]
+    written.with_suffix(".json").write_text(json.dumps(content))
+    with pytest.raises(FitError, match="is not a description"):
+        saved.load(written)
+
+
+def test_another_format_is_refused(written):
+    rewrite(written, lambda fit: fit | {"format": "99.1"})
+    with pytest.raises(FitError, match=r"another format \(99.1\)"):
+        saved.load(written)
+
+
+@pytest.mark.parametrize("name", ["features.mean", "weights", "targets.scale"])
+def test_inconsistent_arrays_with_valid_digests_are_refused(written, name):
+    arrays = load_file(written)
+    rewrite(written, arrays=save_arrays({other: array for other, array in arrays.items() if other != name}))
+    with pytest.raises(FitError, match="does not hold the arrays"):
+        saved.load(written)
+    rewrite(written, arrays=save_arrays(arrays | {name: np.ascontiguousarray(arrays[name][..., :-1])}))
+    with pytest.raises(FitError, match=r"does not hold the arrays|predicts"):
+        saved.load(written)
+
+
+def test_arrays_that_are_not_safetensors_are_refused(written):
+    rewrite(written, arrays=b"no arrays")
+    with pytest.raises(FitError, match="does not hold the arrays"):
+        saved.load(written)
+
+
+def test_fewer_genes_in_the_description_are_refused(written):
+    rewrite(written, lambda fit: fit | {"genes": fit["genes"][:-1], "scores": {}})
+    with pytest.raises(FitError, match="predicts 36 genes, its description has 35"):
+        saved.load(written)
 
 
 def test_a_name_that_is_not_safetensors_is_refused(tiled, tmp_path):
     with pytest.raises(FitError, match=r"something\.safetensors"):
-        saved.write(saved.fit(tiled, "colour", "ridge"), tmp_path / "f.pkl")
+        saved.save(saved.fit(tiled, "colour", "ridge"), tmp_path / "f.pkl")
     assert not list(tmp_path.iterdir())
-
-
-def test_json_can_be_read_on_a_screen(written):
-    lines = written.with_suffix(".json").read_text().splitlines()
-    assert lines[1].strip().startswith('"wsibench"')
-    assert lines[-2].lstrip().startswith('"genes"')
-    assert yaml.safe_load("\n".join(lines))["format"] == saved.FORMAT

@@ -1,347 +1,316 @@
-"""Features with expression: one AnnData of patients × genes, a mean feature an encoder in obsm."""
+"""Assemble features, expression and other targets into one AnnData of patients × genes."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from wsibench import embedding
-from wsibench.assembly import external
-from wsibench.assembly.pooling import CONTROLS, Vectors, from_table, pooled
+from wsibench.assembly.external import concatenate
+from wsibench.assembly.keys import artefacts, contents, feature_names, settings_key, slides_and_keys
+from wsibench.assembly.pooling import mean_features, one_hot_control, table_features
+from wsibench.assembly.targets import target_columns
 from wsibench.cohort import clinical
-from wsibench.cohort.build import has_expression, read_cohort, read_expression
-from wsibench.core import (
-    Artefact,
-    CohortError,
-    NotReady,
-    Study,
-    digest,
-    file_sha256,
-    key_at,
-    make_key,
-    read_failures,
-    some,
-    writing,
-)
-from wsibench.embedding import read_coords, read_features, tile_encoders
-from wsibench.embedding.controls import controls
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-FORMAT = 1
-STAGE = "assembly"
+from wsibench.cohort.build import read_cohort, read_expression
+from wsibench.cohort.expression import read_gene_list
+from wsibench.cohort.sample_table import check_not_output
+from wsibench.core import PATIENT_CONTROLS, CohortError, Study, digest, key_at, some, writing
 
 Exclusions = list[tuple[str, str, str]]
-"""(what, id, reason)."""
+"""Rows of benchmark.exclusions.csv: what (slide, patient, feature or gene), id, reason."""
 
 
-def not_applicable(study: Study) -> str | None:
-    """Why there is nothing to assemble, or None."""
-    if study.parts and names(study):
-        reasons = ((part.name, not_applicable(part)) for part in study.parts.values())
-        return next((f"Study {name}: {reason}" for name, reason in reasons if reason), None)
-    if not study.parts and not has_expression(study):
-        return "The study has no expression: there is nothing to predict, it ends with the features."
-    if not (study.encoders or study.features or study.controls):
-        return "The study names neither encoders nor features."
-    return None
+# The stage
 
 
-def names(study: Study) -> list[str]:
-    """Everything that gets a matrix in obsm: encoders, features tables, controls.
+def assemble(study: Study) -> AnnData:
+    """Pool every encoder's features over each patient's tiles, and join them with expression and other targets.
 
-    Raises
-    ------
-    NotReady
-        When which controls apply is left to a cohort that has not been built.
-    """
-    return list(dict.fromkeys([*study.encoders, *study.features, *controls(study)]))
-
-
-def expected(study: Study) -> list[Artefact]:
-    """benchmark.h5ad and the list of what it leaves out.
-
-    Raises
-    ------
-    NotReady
-        When the cohort or a slide's features are due; of external validation, a benchmark of either study.
-    """
-    if study.parts:
-        return _artefacts(study, external.key(study, names(study), expected))
-    slides = _slides(study)
-    cohort = slides[["slide_id", "patient_id", "site", "subtype"]].to_dict("records")
-    tables = [study.resolve(table.table) for table in study.features.values()]
-    section = {
-        "names": names(study),
-        "features": {name: table.model_dump(mode="json") for name, table in study.features.items()},
-    }
-    if "clinical" in section["names"]:
-        section["clinical"] = [study.clinical.covariates, *clinical.contents(study)]
-    features = [key for keys in slides["keys"] for key in keys]
-    # A table that is missing is an error of `assemble`; here it only makes another key.  The truth
-    # of a simulated cohort is in the key of its expression.
-    tables = [file_sha256(path) if path.is_file() else "" for path in tables]
-    made_from = [key_at(study.expression_h5ad), digest(cohort), *features, *tables]
-    return _artefacts(study, make_key(STAGE, FORMAT, section, made_from))
-
-
-def _artefacts(study: Study, key: str) -> list[Artefact]:
-    return [
-        Artefact(study.benchmark_h5ad, key),
-        Artefact(study.benchmark_exclusions_csv, make_key(STAGE, FORMAT, "exclusions", [key])),
-    ]
-
-
-def assemble(study: Study) -> "AnnData":
-    """Pool every encoder's features over each patient's tiles, and put them beside expression.
-
-    A slide counts only when every encoder has its features, and a patient only when every encoder,
-    features table and control has a vector for it: all of them are judged on the same tissue of the
-    same patients.
+    A slide counts only if every encoder has its features, and a patient only if every encoder, feature table and
+    control has a vector of them: all encoders are evaluated on the same tissue of the same patients.
 
     Returns
     -------
     AnnData
-        As `read_benchmark`.
+        As from `read_benchmark`.
 
     Raises
     ------
     NotReady
         When an earlier stage is due.
     CohortError
-        For a features table that cannot be used, and when no patient is left.
+        For a feature table or target that cannot be used, and when no patient is left.
     """
-    benchmark, left_out = artefacts = expected(study)
-    if any(artefact.due() for artefact in artefacts):
-        adata, exclusions, contents = _assembled(study)
-        adata.uns["wsibench"]["key"] = benchmark.key
+    slides = None if study.parts else slides_and_keys(study)
+    benchmark, left_out = artefacts(study, slides)
+    if benchmark.due() or left_out.due():
+        adata, exclusions, sources = _external(study) if slides is None else _assembled(study, *slides)
+        adata.uns["wsibench"] |= _description(study, adata, exclusions) | {"key": benchmark.key}
         with writing(left_out) as path:
             pd.DataFrame(exclusions, columns=["what", "id", "reason"]).to_csv(path, index=False)
-        with writing(benchmark, contents=contents) as path:
+        with writing(benchmark, contents=_digests(adata, sources)) as path:
             adata.write_h5ad(path, convert_strings_to_categoricals=False)
-    return read_benchmark(study)
+    return read_benchmark(study.benchmark_h5ad)
 
 
-def read_benchmark(study: Study) -> "AnnData":
-    """The assembled benchmark.
+def _assembled(study: Study, rows: pd.DataFrame, keys: pd.DataFrame) -> tuple[AnnData, Exclusions, dict[str, list]]:
+    used = (keys != "").all(axis=1)
+    features, n_tiles = {}, {}
+    for name in feature_names(study):
+        if name in keys:
+            slides = rows[used].assign(path=[study.features_h5(name, slide) for slide in rows["slide_id"][used]])
+            features[name], n_tiles[name] = mean_features(slides, label=f"04 pooling {name}")
+        else:
+            features[name] = _patient_features(study, name, rows)
+    slides = rows.assign(used=used, n_tiles=rows["slide_id"].map(tiles_per_slide(n_tiles)))
+    adata, exclusions = join(read_expression(study), slides, features, tables=study.features)
+    settings = {name: settings_key(study, name) or "" for name in features}
+    adata.uns["wsibench"] |= {"settings": settings}
+    if study.targets:
+        patients = clinical.read_patients(study, adata.obs)
+        columns, said = target_columns(study.targets, _gene_sets(study), adata.to_df(), patients)
+        adata.obsm["targets"] = columns
+        adata.uns["wsibench"]["targets"] = json.dumps(said)
+    return adata, exclusions, {name: keys[name][used].tolist() for name in keys}
+
+
+def _patient_features(study: Study, name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    patients = rows.drop_duplicates("patient_id").set_index("patient_id")
+    if name in study.features:
+        path = study.resolve(study.features[name].table)
+        check_not_output(study, path)
+        return table_features(path, rows, study.features[name], name)
+    if name not in PATIENT_CONTROLS:
+        raise CohortError(f"{name} is computed from slides, and the cohort has none.", "Remove it from study.yaml.")
+    if name == "clinical":
+        return clinical.covariates(study, patients)
+    if name == "oracle":
+        return _simulated_latents(study.truth / "latents.csv")
+    return one_hot_control(patients, "site" if name == "site" else "subtype", name)
+
+
+def _simulated_latents(path: Path) -> pd.DataFrame:
+    """Read the latent variables of a simulated cohort: an upper bound of what any encoder could achieve."""
+    if not path.is_file():
+        raise CohortError("The control `oracle` is the truth of a simulated cohort; this cohort is not simulated.")
+    latents = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
+    return latents.drop(columns="site").astype(np.float32)
+
+
+def _gene_sets(study: Study) -> dict[str, list[str]]:
+    sets = {}
+    for name, target in study.targets.items():
+        genes = target.genes
+        if isinstance(genes, str):
+            genes = read_gene_list(study.resolve(genes), f"targets.{name}.genes")
+        if genes is not None:
+            sets[name] = list(dict.fromkeys(genes))
+    return sets
+
+
+def _external(study: Study) -> tuple[AnnData, Exclusions, dict[str, list]]:
+    (train, test), names = study.parts.values(), feature_names(study)
+    slides = [read_cohort(part).set_index("identity")["slide_id"] for part in (train, test)]
+    if same := [identity for identity in slides[0].index.intersection(slides[1].index) if identity]:
+        found = " and ".join(f"{ids[same[0]]} of {part.name}" for ids, part in zip(slides, (train, test), strict=True))
+        raise CohortError(
+            f"{len(same)} slides are in both studies, under different patients: {found} is the same file.",
+            "Remove them from one study.",
+        )
+    benchmarks = {part.name: read_benchmark(part.benchmark_h5ad) for part in (train, test)}
+    adata, exclusions = concatenate(benchmarks, names)
+    digests = [contents(part)["features"] for part in (train, test)]
+    return adata, exclusions, {name: [each.get(name, "") for each in digests] for name in names}
+
+
+# Without a study
+
+
+def tiles_per_slide(n_tiles: Mapping[str, pd.Series]) -> pd.Series:
+    """Number of tiles of each slide, which has to be the same for all encoders.
+
+    Parameters
+    ----------
+    n_tiles
+        Tiles per slide, indexed by slide_id, by encoder.
+
+    Raises
+    ------
+    CohortError
+        When encoders saw different numbers of tiles of a slide.
+    """
+    counts = pd.DataFrame(n_tiles, dtype=np.int64)
+    uneven = counts.index[counts.min(axis=1) < counts.max(axis=1)]
+    if len(uneven):
+        raise CohortError(
+            f"Encoders have different numbers of tiles of slide {some(uneven)}: they would be compared on different "
+            "tissue.",
+            "Delete the features of these slides and run 03_embedding again.",
+        )
+    return counts.max(axis=1)
+
+
+def join(
+    expression: AnnData, slides: pd.DataFrame, features: Mapping[str, pd.DataFrame], *, tables: Collection[str] = ()
+) -> tuple[AnnData, Exclusions]:
+    """Join expression and features of the patients of whom everything is known.
+
+    Parameters
+    ----------
+    expression
+        Patients × genes.
+    slides
+        The cohort, one row per slide: slide_id (empty for patients without slides), patient_id, site, subtype, used
+        (bool; every encoder has the slide's features), n_tiles.
+    features
+        (patients, dim), indexed by patient_id, by name.
+    tables
+        Names of features of which constant and incomplete columns are left out.
 
     Returns
     -------
     AnnData
-        X: float32 (patients, genes), clipped as the study says.  obs: site, subtype (empty where
-        unknown), n_slides, n_tiles, slide_ids (separated by semicolons).  obsm: float32 (patients,
-        dim) an encoder, features table or control.  uns["wsibench"]: study, study_key, key,
-        encoders, controls, and counts.  Of external validation obs has cohort (train or test), too.
+        As from `read_benchmark`, without targets.
+    exclusions
+        Slides, patients and feature columns that were left out.
+
+    Raises
+    ------
+    CohortError
+        When no patient, or no column of a table, is left.
+    """
+    lost = slides["slide_id"][~slides["used"]]
+    exclusions = [("slide", slide, "no features of every encoder (failures.csv gives the error)") for slide in lost]
+    complete = []
+    for patient in expression.obs_names:
+        lacking = [name for name, values in features.items() if patient not in values.index]
+        complete.append(not lacking)
+        exclusions += [("patient", patient, f"no features: {', '.join(lacking)}")] if lacking else []
+    adata = expression[complete].copy()
+    if not adata.n_obs:
+        found = "; ".join(f"{name} has {len(values)} patients" for name, values in features.items())
+        raise CohortError(
+            f"No patient has expression and the features of every encoder: {expression.n_obs} have expression; "
+            f"{found}.",
+            "Give all tables the same patient ids, or leave out tables of other patients.",
+        )
+    adata.obs = patient_table(slides, adata.obs_names)
+    columns: dict[str, np.ndarray] = {}
+    for name, values in features.items():
+        values = values.loc[adata.obs_names]
+        if name in tables:
+            values, dropped = _usable_columns(name, values)
+            exclusions += dropped
+        adata.obsm[name] = np.ascontiguousarray(values.to_numpy(np.float32))
+        if values.columns.inferred_type == "string":
+            columns[name] = values.columns.to_numpy(str)
+    adata.uns["wsibench"] = {"columns": columns}
+    return adata, exclusions
+
+
+def _usable_columns(name: str, values: pd.DataFrame) -> tuple[pd.DataFrame, Exclusions]:
+    matrix = values.to_numpy(np.float32)  # (n, d)
+    missing = ~np.isfinite(matrix).all(axis=0)
+    constant = ~missing & (matrix == matrix[:1]).all(axis=0)
+    exclusions = [("feature", f"{name}: {column}", "missing values") for column in values.columns[missing]]
+    exclusions += [
+        ("feature", f"{name}: {column}", "the same for every patient") for column in values.columns[constant]
+    ]
+    if (missing | constant).all():
+        raise CohortError(
+            f"features.{name}: none of {len(missing)} columns can be used for these {len(values)} patients "
+            f"({missing.sum()} have missing values, {constant.sum()} are constant).",
+            "Impute missing values, or leave out the patients who have them.",
+        )
+    return values.loc[:, ~(missing | constant)], exclusions
+
+
+def patient_table(slides: pd.DataFrame, patients: pd.Index) -> pd.DataFrame:
+    """Summarise the slides of patients.
+
+    Parameters
+    ----------
+    slides
+        As in `join`.
+    patients
+        Patients to keep, in this order.
+
+    Returns
+    -------
+    DataFrame
+        site, subtype, n_slides, n_tiles, slide_ids (separated by semicolons), indexed by patient_id; slides that are
+        not used do not count.
+    """
+    obs = slides.drop_duplicates("patient_id").set_index("patient_id").loc[patients, ["site", "subtype"]]
+    by_patient = slides[slides["used"] & (slides["slide_id"] != "")].groupby("patient_id")
+    obs["n_slides"] = by_patient.size().reindex(patients, fill_value=0)
+    obs["n_tiles"] = by_patient["n_tiles"].sum().reindex(patients, fill_value=0).astype(np.int64)
+    obs["slide_ids"] = by_patient["slide_id"].agg(";".join).reindex(patients, fill_value="")
+    return obs
+
+
+def _description(study: Study, adata: AnnData, exclusions: Exclusions) -> dict[str, Any]:
+    counts = pd.Series([what for what, _, _ in exclusions]).value_counts()
+    competing = [*study.encoders, *study.features]
+    return {
+        "study": study.name,
+        "study_key": study.key,
+        "encoders": competing,
+        "controls": [name for name in feature_names(study) if name not in competing],
+        "n_patients": adata.n_obs,
+        "n_genes": adata.n_vars,
+        **{f"n_{what}s_left_out": int(counts.get(what, 0)) for what in ("slide", "patient", "feature", "gene")},
+    }
+
+
+def _digests(adata: AnnData, sources: dict[str, list]) -> dict[str, Any]:
+    known = adata.obs[["site", "subtype", *adata.obs.columns.intersection(["external"])]]
+    features = {name: values for name, values in adata.obsm.items() if name != "targets"}
+    said = {
+        "patients": digest([list(row) for row in known.itertuples()]),
+        "expression": digest([_sha256(adata.X), list(adata.var_names)]),
+        "features": {name: digest([_sha256(values), *sources.get(name, [])]) for name, values in features.items()},
+    }
+    if "targets" in adata.obsm:
+        said["targets"] = digest([_sha256(adata.obsm["targets"].to_numpy()), adata.uns["wsibench"]["targets"]])
+    return said
+
+
+def _sha256(matrix: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(matrix).tobytes()).hexdigest()
+
+
+def read_benchmark(path: Path) -> AnnData:
+    """Read an assembled benchmark.
+
+    Returns
+    -------
+    AnnData
+        X: float32 (patients, genes), clipped as the study states.  obs: site, subtype (empty where unknown),
+        n_slides, n_tiles, slide_ids (separated by semicolons); in external validation also external (int8; −1
+        trained on in every fold, 0 tested).  obsm: float32 (patients, dim) for each encoder, feature table and
+        control; targets, a DataFrame of targets other than genes, if the study names any.  uns["wsibench"]: study,
+        study_key, key, encoders, controls, columns (names of feature columns, where they have any), settings (keys
+        of the settings that features were made with), targets (JSON, by column of obsm["targets"]), and counts.
 
     Raises
     ------
     NotReady
         When it has not been assembled.
     """
-    import anndata
-
-    key_at(study.benchmark_h5ad)
-    adata = anndata.read_h5ad(study.benchmark_h5ad)
+    key_at(path)
+    adata = anndata.read_h5ad(path)
     # HDF5 lists its members by name; the study's own order is the one that tables and figures follow.
     order = [*adata.uns["wsibench"]["encoders"], *adata.uns["wsibench"]["controls"]]
-    adata.obsm = {name: adata.obsm[name] for name in order}
+    adata.obsm = {name: adata.obsm[name] for name in [*order, *(name for name in adata.obsm if name not in order)]}
     return adata
 
 
-def read_exclusions(study: Study) -> pd.DataFrame:
-    """What the benchmark leaves out of the cohort: what (slide, patient, feature, gene), id, reason."""
-    key_at(study.benchmark_exclusions_csv)
-    return pd.read_csv(study.benchmark_exclusions_csv, dtype=str, keep_default_na=False)
-
-
-def read_bags(study: Study, encoder: str, patient_ids: Sequence[str]) -> list[np.ndarray]:
-    """All tiles of patients: one float16 (n_tiles, dim) array a patient, slide after slide."""
-    bags = []
-    for owner, slides in _slides_of(study, patient_ids):
-        bags.append(np.concatenate([read_features(owner.features_h5(encoder, slide))[0] for slide in slides]))
-    return bags
-
-
-def bag_index(study: Study, patient_ids: Sequence[str], encoder: str | None = None) -> pd.DataFrame:
-    """Where the tiles of `read_bags` lie: patient_id, slide_id, x, y (level-0 px), in the same order.
-
-    Encoders share their tiles, so that none need be named; features from elsewhere may have others.
-    """
-    encoder = encoder or tile_encoders(study)[0].name
-    parts = []
-    for patient, (owner, slides) in zip(patient_ids, _slides_of(study, patient_ids), strict=True):
-        for slide in slides:
-            xy = read_coords(owner.features_h5(encoder, slide))
-            parts.append(pd.DataFrame({"patient_id": patient, "slide_id": slide, "x": xy[:, 0], "y": xy[:, 1]}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def with_tiles(study: Study) -> list[str]:
-    """Encoders that have features of tiles: what probes on bags can read."""
-    if study.parts:
-        return external.tile_names(study)
-    return [] if embedding.not_applicable(study) else [encoder.name for encoder in tile_encoders(study)]
-
-
-def _slides_of(study: Study, patient_ids: Sequence[str]) -> list[tuple[Study, list[str]]]:
-    """The slides of each patient, and the study that has their features."""
-    import h5py
-    from anndata.io import read_elem
-
-    key_at(study.benchmark_h5ad)
-    with h5py.File(study.benchmark_h5ad, "r") as file:
-        obs = read_elem(file["obs"])
-    obs = obs.loc[list(patient_ids)]
-    owners = [study.parts[role] for role in obs["cohort"]] if study.parts else [study] * len(obs)
-    return [(owner, text.split(";")) for owner, text in zip(owners, obs["slide_ids"], strict=True)]
-
-
-# What is there
-
-
-def _slides(study: Study) -> pd.DataFrame:
-    """The cohort's rows, with whether every encoder has the slide's features (`used`), and their `keys`."""
-    rows = read_cohort(study)
-    if embedding.not_applicable(study):
-        return rows.assign(used=True, keys=[()] * len(rows))
-    wanted = {artefact.path: artefact for artefact in embedding.expected(study)}
-    failed = {row.key for row in read_failures(study.failures_csv)}
-    keys, due = [], []
-    for slide in rows["slide_id"]:
-        artefacts = [wanted.get(study.features_h5(encoder.name, slide)) for encoder in tile_encoders(study)]
-        missing = [artefact for artefact in artefacts if artefact is None or artefact.due()]
-        due += [artefact for artefact in missing if artefact is not None and artefact.key not in failed]
-        keys.append(() if missing else tuple(artefact.key for artefact in artefacts))
-    if due:
-        raise NotReady(f"{len(due)} files of features are due, {due[0].path} first.", "Run the stage 03_embedding.")
-    return rows.assign(used=[len(of_slide) > 0 for of_slide in keys], keys=keys)
-
-
-# Putting together
-
-
-def _assembled(study: Study) -> tuple["AnnData", Exclusions, dict]:
-    import anndata
-
-    if study.parts:
-        benchmarks = {role: read_benchmark(part) for role, part in study.parts.items()}
-        expression, vectors, exclusions = external.stacked(study, benchmarks)
-        patients, obs = list(expression.obs_names), expression.obs
-    else:
-        expression, rows = read_expression(study), _slides(study)
-        vectors = _vectors(study, rows)
-        patients, exclusions = _patients(expression.obs_names, rows, vectors)
-        expression, obs = expression[patients].copy(), _obs(patients, rows, vectors)
-    obsm = {}
-    for name, one in vectors.items():
-        values, unusable = _usable_columns(name, one.values.loc[patients], check=name in study.tables)
-        obsm[name] = values
-        exclusions += unusable
-    counts = pd.Series([what for what, _, _ in exclusions]).value_counts()
-    uns = {
-        "study": study.name,
-        "study_key": study.key,
-        "encoders": [*study.encoders, *study.features],
-        "controls": [name for name in names(study) if name not in (*study.encoders, *study.features)],
-        "n_patients": len(patients),
-        "n_genes": expression.n_vars,
-        **{f"n_{what}s_left_out": int(counts.get(what, 0)) for what in ("slide", "patient", "feature", "gene")},
-    }
-    adata = anndata.AnnData(X=expression.X, obs=obs, var=expression.var, obsm=obsm, uns={"wsibench": uns})
-    return adata, exclusions, _contents(adata, vectors)
-
-
-def _vectors(study: Study, rows: pd.DataFrame) -> dict[str, Vectors]:
-    tiled = {encoder.name for encoder in tile_encoders(study)}
-    used = rows[rows["used"]]
-    vectors = {}
-    for name in names(study):
-        if name in study.features:
-            vectors[name] = from_table(study, name, rows)
-        elif name in CONTROLS:
-            vectors[name] = CONTROLS[name](study, rows)
-        elif name in tiled and not embedding.not_applicable(study):
-            vectors[name] = pooled(study, name, used)
-        else:
-            raise CohortError(f"{name} looks at slides, and the cohort has none.", "Leave it out of study.yaml.")
-    counts = pd.DataFrame({name: one.n_tiles for name, one in vectors.items() if len(one.n_tiles)})
-    uneven = counts.index[counts.min(axis=1) < counts.max(axis=1)]
-    if len(uneven):
-        raise CohortError(
-            f"Encoders have another number of tiles of slide {some(uneven)}: they would be judged on other tissue.",
-            "Delete these slides' features and run 03_embedding again.",
-        )
-    return vectors
-
-
-def _patients(expressed: pd.Index, rows: pd.DataFrame, vectors: dict[str, Vectors]) -> tuple[list[str], Exclusions]:
-    """Patients whom everything is known of, in the order of expression; and who is left out."""
-    lost = rows["slide_id"][~rows["used"]]
-    exclusions = [("slide", slide, "no features of every encoder (failures.csv says why)") for slide in lost]
-    patients = []
-    for patient in expressed:
-        lacking = [name for name, one in vectors.items() if patient not in one.values.index]
-        if lacking:
-            exclusions.append(("patient", patient, f"no features: {', '.join(lacking)}"))
-        else:
-            patients.append(patient)
-    if not patients:
-        found = "; ".join(f"{name} has {len(one.values)} patients" for name, one in vectors.items())
-        raise CohortError(
-            f"No patient has expression and the features of every encoder: {len(expressed)} have expression; {found}.",
-            "Give all tables the same patient ids, or leave out what covers other patients.",
-        )
-    return patients, exclusions
-
-
-def _usable_columns(name: str, values: pd.DataFrame, *, check: bool) -> tuple[np.ndarray, Exclusions]:
-    """A contiguous matrix of the columns of a features table that say something; and the others.
-
-    Only tables are searched: an encoder's dead dimension is the encoder's own, and harmless.
-    """
-    matrix = values.to_numpy(np.float32)  # (n, d)
-    if not check:
-        return np.ascontiguousarray(matrix), []
-    missing = ~np.isfinite(matrix).all(axis=0)
-    constant = ~missing & (matrix == matrix[:1]).all(axis=0)
-    keep = ~(missing | constant)
-    exclusions = [("feature", f"{name}: {column}", "missing values") for column in values.columns[missing]]
-    exclusions += [
-        ("feature", f"{name}: {column}", "the same for every patient") for column in values.columns[constant]
-    ]
-    if not keep.any():
-        raise CohortError(
-            f"features.{name}: none of {len(keep)} columns can be used for these {len(values)} patients "
-            f"({missing.sum()} miss values, {constant.sum()} are constant).",
-            "Impute missing values, or leave out the patients who miss them.",
-        )
-    return np.ascontiguousarray(matrix[:, keep]), exclusions
-
-
-def _obs(patients: list[str], rows: pd.DataFrame, vectors: dict[str, Vectors]) -> pd.DataFrame:
-    n_tiles = next((one.n_tiles for one in vectors.values() if len(one.n_tiles)), pd.Series(dtype=np.int64))
-    slides = rows[rows["used"] & (rows["slide_id"] != "")]
-    slides = slides.assign(n_tiles=slides["slide_id"].map(n_tiles).fillna(0).astype(np.int64))
-    by_patient = slides.groupby("patient_id")
-    obs = rows.drop_duplicates("patient_id").set_index("patient_id").loc[patients, ["site", "subtype"]]
-    obs["n_slides"] = by_patient.size().reindex(patients, fill_value=0)
-    obs["n_tiles"] = by_patient["n_tiles"].sum().reindex(patients, fill_value=0)
-    obs["slide_ids"] = by_patient["slide_id"].agg(";".join).reindex(patients, fill_value="")
-    return obs
-
-
-def _contents(adata: "AnnData", vectors: dict[str, Vectors]) -> dict:
-    """Digests of what the benchmark holds, part by part: a prediction depends on its own parts only."""
-    known = adata.obs[["site", "subtype", *adata.obs.columns.intersection(["cohort"])]]
-    return {
-        "patients": digest([list(row) for row in known.itertuples()]),
-        "expression": digest([_sha256(adata.X), list(adata.var_names)]),
-        "features": {name: one.contents or _sha256(adata.obsm[name]) for name, one in vectors.items()},
-    }
-
-
-def _sha256(matrix: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(matrix).tobytes()).hexdigest()
+def read_exclusions(path: Path) -> pd.DataFrame:
+    """Read benchmark.exclusions.csv: what (slide, patient, feature or gene), id, reason."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)

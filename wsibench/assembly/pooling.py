@@ -1,37 +1,40 @@
-"""One vector a patient: pooled from tiles, taken from a table, or known without looking at a slide."""
+"""One feature vector per patient: pooled from tiles, read from a table, or a control that needs no slide."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from wsibench.cohort.clinical import covariates, one_hot
-from wsibench.cohort.sample_table import check_not_output
-from wsibench.core import CohortError, SimulatedCohort, Study, digest, key_at, progress, read_matrix, some
-from wsibench.embedding import read_features
+from wsibench.cohort.clinical import one_hot
+from wsibench.core import CohortError, progress, read_matrix, some
+from wsibench.core.settings import FeatureTable
+from wsibench.embedding import read_coords, read_features
+
+IN_MEMORY = 2 << 30
+"""Bytes of tile features that `read_bags` holds at once; larger cohorts are read bag by bag."""
 
 
-@dataclass
-class Vectors:
-    """An encoder's, a features table's or a control's features, a row a patient."""
+def mean_features(slides: pd.DataFrame, *, label: str = "pooling") -> tuple[pd.DataFrame, pd.Series]:
+    """Average tile features over all tiles of all slides of each patient.
 
-    values: pd.DataFrame
-    """float32, indexed by patient_id."""
-    contents: str = ""
-    """Digest of what the values were pooled from, where that is at hand; else empty."""
-    n_tiles: pd.Series = field(default_factory=lambda: pd.Series(dtype=np.int64))
-    """Tiles a slide, indexed by slide_id; empty for features that no tile was looked at for."""
-
-
-def pooled(study: Study, encoder: str, slides: pd.DataFrame) -> Vectors:
-    """Mean over all tiles of all of a patient's slides, so that a slide weighs by its tissue.
+    Every tile has the same weight, so that a slide counts by its area of tissue.  Sums are float64, since
+    float16 would overflow.
 
     Parameters
     ----------
-    encoder
-        Whose tile features are pooled.
     slides
-        The slides to pool: slide_id, patient_id.
+        One row per slide: slide_id, patient_id, and path of the slide's feature file.
+    label
+        Label of the progress line.
+
+    Returns
+    -------
+    features
+        float32 (patients, dim), indexed by patient_id; without patients whose slides have no tile.
+    n_tiles
+        int64, indexed by slide_id.
 
     Raises
     ------
@@ -39,11 +42,9 @@ def pooled(study: Study, encoder: str, slides: pd.DataFrame) -> Vectors:
         When a feature is not a finite number.
     """
     sums: dict[str, np.ndarray] = {}
-    tiles: dict[str, int] = {}
-    keys = []
-    rows = zip(slides["patient_id"], slides["slide_id"], strict=True)
-    for patient, slide in progress(rows, total=len(slides), label=f"04 pooling {encoder}"):
-        path = study.features_h5(encoder, slide)
+    n_tiles: dict[str, int] = {}
+    rows = zip(slides["patient_id"], slides["slide_id"], slides["path"], strict=True)
+    for patient, slide, path in progress(rows, total=len(slides), label=label):
         features, _ = read_features(path)
         total = features.sum(axis=0, dtype=np.float64)  # (n_tiles, dim) -> (dim,)
         if not np.isfinite(total).all():
@@ -51,96 +52,151 @@ def pooled(study: Study, encoder: str, slides: pd.DataFrame) -> Vectors:
                 f"{path} holds features that are not finite numbers.", "Delete it and run 03_embedding again."
             )
         sums[patient] = sums.get(patient, 0) + total
-        tiles[slide] = len(features)
-        keys.append([slide, key_at(path)])
-    n_tiles = pd.Series(tiles, dtype=np.int64)
-    counts = slides["slide_id"].map(n_tiles).groupby(slides["patient_id"]).sum()
+        n_tiles[slide] = len(features)
+    tiles = pd.Series(n_tiles, dtype=np.int64)
+    counts = slides["slide_id"].map(tiles).groupby(slides["patient_id"]).sum()
     means = {patient: total / counts[patient] for patient, total in sums.items() if counts[patient]}
-    values = pd.DataFrame.from_dict(means, orient="index", dtype=np.float32)
-    return Vectors(values, digest(keys), n_tiles)
+    return pd.DataFrame.from_dict(means, orient="index", dtype=np.float32), tiles
 
 
-def from_table(study: Study, name: str, rows: pd.DataFrame) -> Vectors:
-    """A features table's vectors, averaged over the slides of a patient where it has one a slide.
+def table_features(path: Path, slides: pd.DataFrame, settings: FeatureTable, name: str) -> pd.DataFrame:
+    """Read a table of features, averaged over the slides of a patient where it has one row per slide.
 
     Parameters
     ----------
+    path
+        CSV, Parquet or h5ad.
+    slides
+        The cohort: slide_id, patient_id.
+    settings
+        Its entry under ``features`` in study.yaml.
     name
-        The table's name under ``features`` in study.yaml.
-    rows
-        The cohort's rows: slide_id, patient_id.
+        Its name there, for messages.
+
+    Returns
+    -------
+    DataFrame
+        float32 (patients, columns), indexed by patient_id; NaN where the table has no value.
 
     Raises
     ------
     CohortError
-        When the table cannot be used, has another width than the study insists on, or shares no id
-        with the cohort.
+        When the table cannot be read, has another width than study.yaml states, or shares no id with the cohort.
     """
-    table = study.features[name]
-    path = study.resolve(table.table)
-    check_not_output(study, path)
-    ids = rows[table.id][rows[table.id] != ""].unique()
+    ids = slides[settings.id][slides[settings.id] != ""].unique()
     if not len(ids):
-        raise CohortError(f"features.{name} has a vector a slide, but the cohort names no slides.", "Use patient_id.")
-    values, _ = read_matrix(path, id_column=table.id, ids=ids)
-    if table.width is not None and values.shape[1] != table.width:
+        raise CohortError(f"features.{name} has one row per slide, but the cohort has no slides.", "Use patient_id.")
+    values, _ = read_matrix(path, id_column=settings.id, ids=ids)
+    if settings.width is not None and values.shape[1] != settings.width:
         raise CohortError(
-            f"features.{name}: {path} has {values.shape[1]} feature columns, study.yaml wants {table.width}.",
+            f"features.{name}: {path} has {values.shape[1]} feature columns, study.yaml states {settings.width}.",
             "Give the table that the study was written for, or correct `width`.",
         )
     known = values.index.intersection(ids)
     if not len(known):
         raise CohortError(
-            f"features.{name} shares no {table.id} with the cohort: the cohort has {some(ids)}; {path} has "
+            f"features.{name} shares no {settings.id} with the cohort: the cohort has {some(ids)}; {path} has "
             f"{some(values.index)}.",
-            f"Give both tables the same ids, or another `id` than {table.id}.",
+            f"Give both tables the same ids, or set another `id` than {settings.id}.",
         )
     values = values.loc[known].dropna(how="all").astype(np.float64)
-    if table.id == "slide_id":
-        owner = rows.set_index("slide_id")["patient_id"]
-        values = values.groupby(owner.loc[values.index].to_numpy()).mean()
-    return Vectors(values.astype(np.float32))
+    if settings.id == "slide_id":
+        patients = slides.set_index("slide_id")["patient_id"]
+        values = values.groupby(patients.loc[values.index].to_numpy()).mean()
+    return values.astype(np.float32)
 
 
-def site(study: Study, rows: pd.DataFrame) -> Vectors:
-    """One-hot tissue source site: how much can be told from where a patient was treated."""
-    return _one_hot(rows, "site", "site")
+def one_hot_control(patients: pd.DataFrame, column: str, name: str) -> pd.DataFrame:
+    """One-hot encode the site (site signature) or the subtype (upper bound of a subtype classifier) of patients.
 
+    Parameters
+    ----------
+    patients
+        Indexed by patient_id, with text columns; empty where unknown.
+    column
+        ``site`` or ``subtype``.
+    name
+        Name of the control, for messages.
 
-def subtype_oracle(study: Study, rows: pd.DataFrame) -> Vectors:
-    """One-hot molecular subtype: what a perfect classifier of subtypes would tell of genes, and no more.
-
-    An oracle, since subtypes such as PAM50 are themselves computed from the expression.
+    Raises
+    ------
+    CohortError
+        When the column is unknown of all patients.
     """
-    return _one_hot(rows, "subtype", "subtype-oracle")
-
-
-def _one_hot(rows: pd.DataFrame, column: str, control: str) -> Vectors:
-    known = _patients(rows)[column]
-    if (known == "").all():
+    if (patients[column] == "").all():
         raise CohortError(
-            f"The control `{control}` is asked for, but no patient has a {column}.",
-            f"Give a column `{column}` in the cohort's table, or `cohort: {{columns: {{{column}: theirs}}}}`.",
+            f"The control `{name}` is asked for, but no patient has a {column}.",
+            f"Add a column `{column}` to the cohort's table, or map one: "
+            f"`cohort: {{columns: {{{column}: your_column}}}}`.",
         )
-    return Vectors(one_hot(known))
+    return one_hot(patients[column])
 
 
-def clinical(study: Study, rows: pd.DataFrame) -> Vectors:
-    """The study's clinical covariates: how much can be told from what is in the patient's record."""
-    return Vectors(covariates(study, _patients(rows)))
+# Bags of tiles
 
 
-def _patients(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.drop_duplicates("patient_id").set_index("patient_id")
+def feature_files(obs: pd.DataFrame, folders: Sequence[Path]) -> list[list[Path]]:
+    """Locate the tile features of patients.
+
+    Parameters
+    ----------
+    obs
+        Patients of a benchmark: slide_ids and, in external validation, external (−1 trained on, 0 tested).
+    folders
+        An encoder's folder of features; in external validation those of the training and of the test study.
+
+    Returns
+    -------
+    list of list of Path
+        One file per slide, for each patient.
+    """
+    tested = obs["external"] + 1 if len(folders) > 1 else np.zeros(len(obs), int)
+    ids = zip(tested, obs["slide_ids"], strict=True)
+    return [[folders[study] / f"{slide}.h5" for slide in slides.split(";")] for study, slides in ids]
 
 
-def oracle(study: Study, rows: pd.DataFrame) -> Vectors:
-    """The latents that a simulated cohort was drawn from: the best that any encoder could do."""
-    if not isinstance(study.cohort, SimulatedCohort):
-        raise CohortError("The control `oracle` is the truth of a simulated cohort; this cohort is none.")
-    latents = pd.read_csv(study.truth / "latents.csv", dtype={"patient_id": str}).set_index("patient_id")
-    return Vectors(latents.drop(columns="site").astype(np.float32))
+@dataclass(frozen=True)
+class StoredBags(Sequence[np.ndarray]):
+    """Bags of tile features that are read from disk when they are indexed."""
+
+    files: list[list[Path]]
+    """Feature files of each patient."""
+
+    def __len__(self) -> int:
+        """Count the patients."""
+        return len(self.files)
+
+    def __getitem__(self, position: int) -> np.ndarray:  # type: ignore[override]
+        """Read the float16 (tiles, dim) features of one patient."""
+        return np.concatenate([read_features(path)[0] for path in self.files[position]])
 
 
-CONTROLS = {"site": site, "clinical": clinical, "subtype-oracle": subtype_oracle, "oracle": oracle}
-"""Controls that are one vector a patient."""
+def read_bags(obs: pd.DataFrame, folders: Sequence[Path]) -> Sequence[np.ndarray]:
+    """Read all tiles of patients: one float16 (tiles, dim) array per patient, slide after slide.
+
+    Bags that exceed `IN_MEMORY` together are read from disk when they are indexed.
+
+    Parameters
+    ----------
+    obs, folders
+        As in `feature_files`.
+    """
+    bags = StoredBags(feature_files(obs, folders))
+    size = sum(path.stat().st_size for files in bags.files for path in files)
+    return bags if size > IN_MEMORY else list(bags)
+
+
+def bag_index(obs: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """Positions of the tiles of `read_bags`, in the same order: patient_id, slide_id, x, y (level-0 px).
+
+    Parameters
+    ----------
+    obs, folders
+        As in `feature_files`.
+    """
+    parts = []
+    for patient, files in zip(obs.index, feature_files(obs, folders), strict=True):
+        for path in files:
+            xy = read_coords(path)
+            parts.append(pd.DataFrame({"patient_id": patient, "slide_id": path.stem, "x": xy[:, 0], "y": xy[:, 1]}))
+    return pd.concat(parts, ignore_index=True)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from wsibench.cli.run import leaderboard_text, run
 from wsibench.cli.stages import STAGES, statuses
@@ -160,24 +161,45 @@ def _folds(asked: argparse.Namespace) -> int:
 def _fit(asked: argparse.Namespace) -> int:
     from wsibench.regression import saved
 
-    path = Path(asked.output)
-    beside = saved.beside(path)  # a name that will not do is said before the work
-    fitted = saved.fit(Study.load(asked.study), asked.encoder, asked.probe)
-    saved.write(fitted, path)
+    path, study = Path(asked.output), Study.load(asked.study)
+    beside = saved.description_path(path)  # a wrong name is refused before the work
+    fitted = saved.fit(study, asked.encoder, asked.probe, **_accuracy(study, asked.encoder, asked.probe))
+    saved.save(fitted, path)
     print(f"{fitted}\nwrote     {path} ({path.stat().st_size / 1e6:.1f} MB) and {beside.name}")
     return 0
 
 
-def _predict(asked: argparse.Namespace) -> int:
-    from wsibench.regression import prediction, saved
+def _accuracy(study: Study, encoder: str, probe: str) -> dict[str, Any]:
+    """Out-of-fold scores and accuracy of an encoder and probe, where the ranking is current and has them."""
+    import pandas as pd
 
-    fitted = saved.read(Path(asked.fit))
-    study = prediction.load_study(fitted, asked.study)
+    from wsibench.ranking import leaderboard as ranking
+    from wsibench.regression import saved
+
+    if study.parts or any(artefact.due() for artefact in ranking.expected(study)):
+        return {}
+    board, scores = ranking.read(study, "leaderboard"), pd.read_parquet(study.scores_parquet)
+    # Without ranks there are too few sites, and intervals are of no use.
+    columns = ["mean_rho", "ci_low", "ci_high"] if board["rank"].notna().any() else ["mean_rho"]
+    names = [saved.primary_scheme(study), encoder, probe]
+    board, scores = (
+        table[(table[["scheme", "encoder", "probe"]] == names).all(axis=1)].set_index("probe")
+        for table in (board, scores)
+    )
+    if board.empty:
+        return {}
+    return {"scores": scores.set_index("gene"), "accuracy": board[columns].iloc[0].astype(float).to_dict()}
+
+
+def _predict(asked: argparse.Namespace) -> int:
+    from wsibench.regression import saved
+
+    fitted, study = saved.load(Path(asked.fit)), Study.load(asked.study)
     path = Path(asked.output) if asked.output else study.predicted_h5ad(Path(asked.fit).stem)
-    prediction.check_name(path)
-    predicted = prediction.predict(fitted, study)
-    files = prediction.write(predicted, path)
-    print(f"{fitted}\n{prediction.summary(predicted)}\nwrote     {' and '.join(map(str, files))}")
+    saved.check_output(path)
+    predicted = saved.predict(fitted, study)
+    files = saved.write_predictions(predicted, path)
+    print(f"{fitted}\n{saved.summary(predicted)}\nwrote     {' and '.join(map(str, files))}")
     return 0
 
 

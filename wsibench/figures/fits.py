@@ -43,7 +43,7 @@ def feature_map(
     Parameters
     ----------
     benchmark
-        As from `wsibench.assembly.build.read_benchmark`.
+        As from `wsibench.assembly.read_benchmark`.
     encoders
         One name of obsm or several.
     colour

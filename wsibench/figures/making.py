@@ -4,8 +4,7 @@ import anndata
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsibench import figures
-from wsibench.assembly import build as assembly
+from wsibench import assembly, figures
 from wsibench.cohort import build as cohort
 from wsibench.core import FUSION, Study
 from wsibench.figures.plates import MOST_GALLERY, MOST_SLIDES, rows, slides_to_show
@@ -88,7 +87,7 @@ def predicted_measured(study: Study) -> Figure:
     rho = own.dropna(subset="rho").set_index("gene")["rho"].sort_values(ascending=False, kind="stable")
     genes = list(rho.index[:MOST_GENES])
     predicted = anndata.read_h5ad(study.predictions_h5ad(scheme, encoder, probe))[:, genes].to_df()
-    measured = assembly.read_benchmark(study)[predicted.index, genes].to_df()
+    measured = assembly.read_benchmark(study.benchmark_h5ad)[predicted.index, genes].to_df()
     return figures.predicted_measured(
         predicted,
         measured,
@@ -105,8 +104,11 @@ def training_curves(study: Study) -> Figure:
 
 def feature_map(study: Study) -> Figure:
     """By site; of external validation by cohort, since a model has to read the one as it did the other."""
+    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
+    if study.parts:
+        benchmark.obs["cohort"] = benchmark.obs["external"].map({-1: "train", 0: "test"})
     colour = "cohort" if study.parts else "site"
-    return figures.feature_map(assembly.read_benchmark(study), [*study.encoders, *study.features], colour=colour)
+    return figures.feature_map(benchmark, [*study.encoders, *study.features], colour=colour)
 
 
 def cohort_overview(study: Study) -> Figure:

@@ -8,8 +8,7 @@ from types import ModuleType
 
 import pandas as pd
 
-from wsibench import tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, NotReady, SimulatedCohort, Study, key_at, make_key, read_failures
 from wsibench.ranking import leaderboard as ranking, site_predictability as sites

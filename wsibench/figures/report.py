@@ -5,8 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import embedding, figures, tiling
-from wsibench.assembly import build as assembly
+from wsibench import assembly, embedding, figures, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.figures import findings

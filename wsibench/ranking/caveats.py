@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wsibench.assembly.build import names, read_benchmark
+from wsibench.assembly import feature_names, read_benchmark
 from wsibench.core import Artefact, Scheme, Study, file_sha256, key_at, make_key, read_meta, writing
 from wsibench.ranking.site_predictability import why_empty
 from wsibench.regression.folds import expected as folds_expected, read_folds
@@ -38,7 +38,7 @@ def expected(study: Study) -> list[Artefact]:
     """
     key_at(study.benchmark_h5ad)
     patients = read_meta(study.benchmark_h5ad)["facts"]["contents"]["patients"]
-    section = {"names": names(study), "competing": _competing(study), "controls": study.controls}
+    section = {"names": feature_names(study), "competing": _competing(study), "controls": study.controls}
     made_from = [patients, *(artefact.key for artefact in folds_expected(study)), file_sha256(COVERAGE)]
     return [Artefact(study.warnings_csv, make_key(STAGE, FORMAT, section, made_from))]
 
@@ -58,7 +58,7 @@ def warn(study: Study) -> pd.DataFrame:
     """
     (artefact,) = expected(study)
     if artefact.due():
-        patients = read_benchmark(study).obs
+        patients = read_benchmark(study.benchmark_h5ad).obs
         rows = [("", *caveat) for caveat in of_study(study, patients)]
         for scheme in study.folds.schemes:
             rows += [(scheme, *caveat) for caveat in of_folds(scheme, read_folds(study, scheme), patients["site"])]
@@ -92,7 +92,7 @@ def of_study(study: Study, patients: pd.DataFrame) -> Caveats:
             f"Site {sizes.index[0]} has {sizes.iloc[0]} of {len(patients)} patients: the scores are mostly of this "
             "site, and where it is held out, the fits saw fewer than half of the patients.",
         ))  # fmt: skip
-    if not set(names(study)) - set(competing):
+    if not set(feature_names(study)) - set(competing):
         why = (
             "Remove `controls: []` from study.yaml to run all that apply."
             if study.controls is not None

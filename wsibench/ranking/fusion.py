@@ -13,7 +13,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from wsibench.assembly.build import read_benchmark
+from wsibench.assembly import read_benchmark
 from wsibench.core import FUSION, Artefact, Scheme, Study, make_key, writing
 from wsibench.regression.fit import Job, jobs, read_predictions
 from wsibench.regression.metrics import fold_spearman
@@ -75,7 +75,7 @@ def _fuse(fusion: Fusion) -> None:
     first = members[0]
     mean = np.mean([adata.X for adata in members], axis=0, dtype=np.float64).astype(np.float32)
     names = [job.encoder for job in fusion.members]
-    measured, fold = read_benchmark(fusion.study)[first.obs_names].X, first.obs["fold"].to_numpy()
+    measured, fold = read_benchmark(fusion.study.benchmark_h5ad)[first.obs_names].X, first.obs["fold"].to_numpy()
     # Predictions of other splits are not kept, only their scores: a fusion has the first.
     varm = {"rho_by_split": fold_spearman(measured, mean, fold).mean()[:, None].astype(np.float32)}
     # The halves are the same patients for every member, so that the noise of a mean is the mean of the noise.

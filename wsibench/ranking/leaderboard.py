@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from wsibench.assembly.build import not_applicable
+from wsibench.assembly import not_applicable
 from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, parallel_map, writing
 from wsibench.embedding import tcga
 from wsibench.ranking import (

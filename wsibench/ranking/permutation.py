@@ -82,7 +82,7 @@ def exchangeable(job: Job, benchmark: "AnnData", kind: Kind) -> np.ndarray:
     """Groups that expression is shuffled in, (patients,): sites, or all; each test patient of external validation."""
     groups = benchmark.obs["site"] if kind == "within-site" else pd.Series("all", benchmark.obs_names)
     if job.scheme == "external":
-        groups = groups.where(benchmark.obs["cohort"] == "train", benchmark.obs_names)
+        groups = groups.where(benchmark.obs["external"] < 0, benchmark.obs_names)
     return groups.to_numpy(str)
 
 

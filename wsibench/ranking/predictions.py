@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from wsibench.assembly.build import read_benchmark
+from wsibench.assembly import read_benchmark
 from wsibench.core import FUSION, CohortError, Scheme, Study
 from wsibench.ranking.fusion import Fusion, fusions
 from wsibench.regression import metrics as scores
@@ -78,7 +78,7 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
     CohortError
         When no gene varies in every fold, or no fold has more than three patients.
     """
-    benchmark = read_benchmark(study)
+    benchmark = read_benchmark(study.benchmark_h5ad)
     competing = [job for job in [*jobs(study), *fusions(study)] if job.scheme == scheme]
     predictions = [read_predictions(job) for job in competing]
     if study.parts:  # the training patients are not predicted

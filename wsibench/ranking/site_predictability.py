@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsibench.assembly.build import names, not_applicable, read_benchmark
+from wsibench.assembly import feature_names, not_applicable, read_benchmark
 from wsibench.core import Artefact, Study, key_at, make_key, parallel_map, read_meta, writing
 
 __all__ = ["Predictability", "expected", "measure", "not_applicable", "predictability", "read", "why_empty"]
@@ -64,8 +64,8 @@ def expected(study: Study) -> list[Artefact]:
     """
     key_at(study.benchmark_h5ad)
     contents = read_meta(study.benchmark_h5ad)["facts"]["contents"]
-    made_from = [contents["patients"], *(contents["features"][name] for name in names(study))]
-    section = {"names": names(study), "seed": study.folds.seed}
+    made_from = [contents["patients"], *(contents["features"][name] for name in feature_names(study))]
+    section = {"names": feature_names(study), "seed": study.folds.seed}
     return [Artefact(study.sites_csv, make_key(STAGE, FORMAT, section, made_from))]
 
 
@@ -84,7 +84,11 @@ def measure(study: Study) -> pd.DataFrame:
     """
     (artefact,) = expected(study)
     if artefact.due():
-        tasks = [] if why_empty(read_benchmark(study).obs) else [(study, name) for name in names(study)]
+        tasks = (
+            []
+            if why_empty(read_benchmark(study.benchmark_h5ad).obs)
+            else [(study, name) for name in feature_names(study)]
+        )
         table = pd.DataFrame(parallel_map(_measure_one, tasks, label="06 sites"), columns=COLUMNS)
         with writing(artefact) as path:
             table.to_csv(path, index=False)
@@ -166,7 +170,7 @@ def predictability(
 def _measure_one(task: tuple[Study, str]) -> dict:
     """The row of one encoder, in one thread: others have the other cores."""
     study, name = task
-    benchmark = read_benchmark(study)
+    benchmark = read_benchmark(study.benchmark_h5ad)
     site, subtype = (benchmark.obs[column].to_numpy(str) for column in ("site", "subtype"))
     sites, member, sizes = np.unique(site, return_inverse=True, return_counts=True)
     asked = ((sizes >= FEWEST) & (sites != ""))[member]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from wsibench.assembly.build import read_benchmark
+from wsibench.assembly import read_benchmark
 from wsibench.core import CohortError, Scheme, Study, read_meta
 from wsibench.ranking import bootstrap
 from wsibench.ranking.discrimination import balanced_accuracy, macro_auroc, n_without_auroc
@@ -92,7 +92,7 @@ def table(study: Study, scheme: Scheme) -> pd.DataFrame:
     paths = [artefact(job).path for job in measured_jobs]
     frames = [pd.read_parquet(path) for path in paths]
     facts = read_meta(paths[0])["facts"]["targets"]
-    sites = read_benchmark(study).obs["site"] if scheme == "preserved-site" else None
+    sites = read_benchmark(study.benchmark_h5ad).obs["site"] if scheme == "preserved-site" else None
     rows = []
     for name in study.targets:
         parts = [frame[frame["target"] == name] for frame in frames]

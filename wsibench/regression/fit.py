@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,15 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsibench.assembly.build import bag_index, names, not_applicable, read_bags, read_benchmark, with_tiles
+from wsibench.assembly import (
+    bag_index,
+    feature_folders,
+    feature_names,
+    not_applicable,
+    read_bags,
+    read_benchmark,
+    tile_feature_names,
+)
 from wsibench.core import Artefact, CohortError, Scheme, Study, key_at, make_key, parallel_map, read_meta, writing
 from wsibench.regression import folds, split_half as halves
 from wsibench.regression.metrics import fold_spearman
@@ -29,8 +36,6 @@ ROUNDING = 1e-5
 """Share of a gene's SD below which predictions do not differ; the largest penalty leaves ten times as much."""
 FEWEST_IN_HALF = 4
 """Training patients that a fit on a half needs; with fewer, all of a prediction may be noise."""
-IN_MEMORY = 2 << 30
-"""Bytes of tile features that a fit holds at once; those of larger cohorts are read bag by bag."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,12 @@ def jobs(study: Study) -> list[Job]:
     StudyError
         For a probe that there is not.
     """
-    tiled = with_tiles(study)
+    tiled = tile_feature_names(study)
     return [
         Job(study, scheme, encoder, probe)
         for scheme in study.folds.schemes
         for probe in study.probes
-        for encoder in names(study)
+        for encoder in feature_names(study)
         if offer(probe).needs == "mean" or encoder in tiled
     ]
 
@@ -152,7 +157,7 @@ def read_predictions(job: Job) -> "AnnData":
 
 def load(job: Job) -> tuple[Patients, "AnnData", np.ndarray]:
     """What the job fits on: features, the benchmark, and the fold of each patient."""
-    benchmark = read_benchmark(job.study)
+    benchmark = read_benchmark(job.study.benchmark_h5ad)
     fold = folds.read_folds(job.study, job.scheme).to_numpy()
     return read_patients(job, benchmark), benchmark, fold
 
@@ -162,25 +167,7 @@ def read_patients(job: Job, benchmark: "AnnData") -> Patients:
     ids, groups = benchmark.obs_names.to_numpy(str), folds.inner_groups(benchmark.obs, job.scheme)
     if offer(job.probe).needs == "mean":
         return Patients(ids, groups, mean=benchmark.obsm[job.encoder])
-    size = int(benchmark.obs["n_tiles"].sum()) * benchmark.obsm[job.encoder].shape[1] * 2
-    if size <= IN_MEMORY:
-        return Patients(ids, groups, bags=read_bags(job.study, job.encoder, ids))
-    return Patients(ids, groups, bags=StoredBags(job.study, job.encoder, ids))
-
-
-@dataclass(frozen=True)
-class StoredBags(Sequence):
-    """Bags that are read when they are asked for."""
-
-    study: Study
-    encoder: str
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, position: int) -> np.ndarray:
-        return read_bags(self.study, self.encoder, [self.ids[position]])[0]
+    return Patients(ids, groups, bags=read_bags(benchmark.obs, feature_folders(job.study, job.encoder)))
 
 
 @dataclass(frozen=True)
@@ -326,7 +313,8 @@ def _fit_job(job: Job) -> None:
         adata = anndata.AnnData(found.predicted[held], obs, var, layers=layers, varm=varm, uns={"wsibench": uns})
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
     for artefact in attention:
-        table = bag_index(job.study, patients.ids[held], job.encoder).assign(attention=np.concatenate(found.attention))
+        table = bag_index(benchmark.obs[held], feature_folders(job.study, job.encoder))
+        table["attention"] = np.concatenate(found.attention)
         with writing(artefact) as path:
             table.to_parquet(path, index=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsibench.assembly.build import not_applicable, read_benchmark
+from wsibench.assembly import not_applicable, read_benchmark
 from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, read_meta, some, writing
 from wsibench.regression.foldfiles import FileFormat, given_digest, read_given, write_splits
 from wsibench.regression.sitefolds import hand_out
@@ -82,7 +82,7 @@ def divide(study: Study) -> dict[Scheme, pd.Series]:
     -----
     UnevenFolds, SameFolds
     """
-    patients = read_benchmark(study).obs
+    patients = read_benchmark(study.benchmark_h5ad).obs
     for scheme, artefact in zip(study.folds.schemes, expected(study), strict=True):
         if artefact.due():
             make = _given_splits if scheme in study.folds.given else _make_splits
@@ -196,7 +196,7 @@ def read_splits(study: Study, scheme: Scheme) -> pd.DataFrame:
     table = pd.read_csv(path, dtype={"patient_id": str}, index_col="patient_id", keep_default_na=False)
     if not set(names) <= set(table.columns):
         raise NotReady(f"{path} lacks some of {len(names)} splits.", "Run 05_regression, which divides the patients.")
-    patients = read_benchmark(study).obs_names
+    patients = read_benchmark(study.benchmark_h5ad).obs_names
     if sorted(table.index) != sorted(patients):
         raise CohortError(f"{path} and {study.benchmark_h5ad} are of different patients.", "Delete the table of folds.")
     return table.loc[patients, names].astype(np.int64)
@@ -215,7 +215,7 @@ def export(study: Study, scheme: Scheme, path: Path, form: FileFormat) -> None:
     if scheme not in study.folds.schemes:
         raise CohortError(f"The study {study.name} has no {scheme} folds.", f"It has {', '.join(study.folds.schemes)}.")
     splits = read_splits(study, scheme)
-    write_splits(read_benchmark(study).obs[["site", "subtype"]].join(splits), path, form)
+    write_splits(read_benchmark(study.benchmark_h5ad).obs[["site", "subtype"]].join(splits), path, form)
 
 
 def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> pd.Series:
@@ -263,7 +263,7 @@ def make_folds(patients: pd.DataFrame, *, scheme: Scheme, n: int, seed: int) -> 
     if not patients.index.is_unique:
         raise CohortError("A patient is listed twice: it would stand in two folds.")
     if scheme == "external":
-        return (patients["cohort"] == "test").astype(np.int64).sub(1).rename("fold")
+        return patients["external"].astype(np.int64).rename("fold")
     if len(patients) < n:
         raise CohortError(f"{len(patients)} patients cannot be divided into {n} folds.", "Lower folds.n in study.yaml.")
     ordered = patients.sort_index()

@@ -1,129 +1,136 @@
-"""A probe fitted on all patients of a study, in a file that can be applied to others'.
+"""Saved fits: a probe fitted on all patients of a study, written to two files, and applied to new patients.
 
-Two files: ``<name>.safetensors`` holds arrays, ``<name>.json`` says what they are, what they may be applied
-to and how well that was measured to go.  Each carries a digest of the other.  Neither is ever executed.
+``<name>.safetensors`` holds arrays; ``<name>.json`` describes them: settings of the features, genes, cohort and
+accuracy.  Nothing in them is executed.
 """
 
-import json
-import math
-import time
+import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors.numpy
+from anndata import AnnData
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wsibench.assembly import build as assembly
+from wsibench import assembly, embedding, tiling
+from wsibench.cohort import build as cohort
 from wsibench.core import (
+    Artefact,
+    CohortError,
     FitError,
     NotReady,
     Scheme,
     Study,
     digest,
-    file_sha256,
-    make_key,
-    read_meta,
+    read_failures,
     replacing,
+    some,
     versions,
     write_text,
 )
-from wsibench.embedding import wanted_mpp
-from wsibench.ranking import leaderboard as ranking
-from wsibench.regression import recipe
-from wsibench.regression.fit import Job, read_patients
+from wsibench.regression import folds
 from wsibench.regression.probes import offer
-from wsibench.regression.probes.base import Arrays, Fitted
+from wsibench.regression.probes.base import Fitted, Patients
 
-if TYPE_CHECKING:
-    from anndata import AnnData
+FORMAT = 2
+SCORES = ["rho", "p", "q"]
+"""Out-of-fold scores of a gene in the training study that its predictions carry."""
 
-FORMAT = 1
-STAGE = "fit"
-MEASURED = ["rho", "p", "q"]
-"""Columns of scores.parquet that a gene takes along."""
-ON_A_LINE = ("columns", "genes")
-"""Parts of the JSON that come last and on one line each, so that the rest can be read on a screen."""
-KEPT = (
-    "This probe is its training patients: the file holds their features and expression, standardised. "
-    "Share it only where you might share those."
-)
-NOT_KEPT = (
-    "The file holds no patient's id, features or expression, only what was estimated from all of them together. "
-    "That is no formal guarantee of privacy."
-)
+
+class Description(BaseModel):
+    """Description of a saved fit, as its JSON file holds it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    format: str
+    encoder: str
+    licence: str
+    probe: str
+    chosen: dict[str, Any]
+    """Hyperparameters, selected within the training patients."""
+    facts: dict[str, Any]
+    """JSON-able part of the fitted probe, beside its arrays."""
+    settings: str
+    """Key of the settings that the features were made with, from `wsibench.assembly.settings_key`."""
+    width: int
+    columns: list[str] | None
+    """Names of the features, for a feature table."""
+    unit: str
+    trained_on: dict[str, str | int]
+    """Study, study_key, n_patients and n_sites."""
+    scheme: str
+    """Folds of the scores and the accuracy."""
+    accuracy: dict[str, float] | None
+    """Out-of-fold mean_rho with ci_low and ci_high, the latter unless there are too few sites; None if not measured."""
+    genes: list[str]
+    scores: dict[str, list[float | None]]
+    versions: dict[str, str]
+    arrays_sha256: str
+
+    @property
+    def key(self) -> str:
+        """Digest of the description and, through its sha256, of the arrays."""
+        return digest(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A fitted probe and everything that has to be known to apply it."""
+class SavedFit:
+    """A fitted probe with its description and its arrays, in the safetensors format."""
 
-    record: dict[str, Any]
-    """What ``<name>.json`` says, but for the entry ``file``."""
-    arrays: Arrays
-
-    @property
-    def encoder(self) -> str:
-        """Encoder or features table that it reads."""
-        return self.record["encoder"]["name"]
+    description: Description
+    arrays: bytes
 
     @property
-    def probe(self) -> str:
-        """Probe that was fitted."""
-        return self.record["probe"]["name"]
-
-    @cached_property
     def fitted(self) -> Fitted:
-        """The probe, ready to predict."""
-        return offer(self.probe).restore(self.arrays, self.record["probe"]["facts"])
+        """Restore the probe."""
+        return offer(self.description.probe).restore(safetensors.numpy.load(self.arrays), self.description.facts)
 
     @property
     def genes(self) -> pd.DataFrame:
-        """Indexed by gene: rho, p, q out of fold in the training study; NaN where that was not measured."""
-        columns = self.record["genes"]
-        index = pd.Index(columns["gene"], name="gene", dtype=object)
-        return pd.DataFrame({name: columns[name] for name in MEASURED}, index, dtype=np.float64)
+        """Scores of the genes in the training study; NaN where they were not measured."""
+        index = pd.Index(self.description.genes, name="gene", dtype=object)
+        return pd.DataFrame(self.description.scores, index, SCORES, dtype=np.float64)
 
     def __str__(self) -> str:
-        cohort, features, accuracy = (self.record[part] for part in ("cohort", "features", "accuracy"))
-        lines = [
-            f"{self.probe} on {self.encoder} ({features['width']} wide), {len(self.record['genes']['gene'])} genes, "
-            f"fitted on {cohort['n_patients']} patients of {cohort['n_sites']} sites "
-            f"(study {cohort['study']}, key {cohort['study_key']})",
-            f"accuracy  {_accuracy_text(accuracy, cohort['study'])}",
-            f"licence   {self.encoder}: {self.record['encoder']['licence']}. {self.record['encoder']['note']}",
-            f"privacy   {'WARNING: ' * self.record['probe']['keeps_patients']}{self.record['privacy']}",
-        ]
-        return "\n".join(lines)
-
-
-def _accuracy_text(accuracy: dict[str, Any] | None, study: str) -> str:
-    if accuracy is None:
+        """Summarise the fit for a terminal."""
+        said, accuracy = self.description, "not measured: rank this encoder and probe in the study, then fit again"
+        if said.accuracy:
+            low, high = said.accuracy.get("ci_low"), said.accuracy.get("ci_high")
+            interval = "too few sites for an interval" if low is None else f"[{low:.3f}, {high:.3f}]"
+            accuracy = f"out-of-fold mean ρ {said.accuracy['mean_rho']:.3f}, {interval} ({said.scheme})"
         return (
-            "NOT MEASURED: the ranking of this encoder and probe is missing or due. Predictions will come without "
-            f"any: name both in study.yaml, `wsibench run {study} --to 06`, and fit again."
+            f"{said.probe} on {said.encoder} ({said.width} wide), {len(said.genes)} genes, fitted on "
+            "{n_patients} patients of {n_sites} sites (study {study}, key {study_key})\n".format(**said.trained_on)
+            + f"accuracy  {accuracy}\n"
+            f"licence   {said.encoder}: {said.licence}; read its terms before you share this fit"
         )
-    return (
-        f"out of fold ({accuracy['scheme']}): mean ρ {accuracy['mean_rho']:.3f} "
-        f"[{accuracy['ci_low']:.3f}, {accuracy['ci_high']:.3f}] over {accuracy['n_genes']} genes; "
-        "each gene's own comes with its predictions"
-    )
 
 
-# Fitting
-
-
-def fit(study: Study, encoder: str, probe: str) -> Saved:
+def fit(
+    study: Study,
+    encoder: str,
+    probe: str,
+    *,
+    scores: pd.DataFrame | None = None,
+    accuracy: dict[str, float] | None = None,
+) -> SavedFit:
     """Fit a probe on all patients and genes of a study's benchmark.
 
     Parameters
     ----------
+    study
+        A study that has been assembled.
     encoder
-        Encoder, control that looks at tiles, or features table of the study.
+        Encoder, control computed from tiles, or feature table of the study.
     probe
-        Any of `wsibench.regression.probes.PROBES`; it need not be one that the study compares, but has an accuracy
-        only if it is.
+        Name of a probe; the study need not compare it.
+    scores
+        Out-of-fold rho, p and q of this encoder and probe, indexed by gene, if they were measured.
+    accuracy
+        Out-of-fold mean_rho, and ci_low and ci_high unless there are too few sites.
 
     Raises
     ------
@@ -134,110 +141,63 @@ def fit(study: Study, encoder: str, probe: str) -> Saved:
     StudyError
         For an unknown probe.
     """
-    said = offer(probe)
+    spec = offer(probe)
     if study.parts:
         raise FitError(
-            f"{study.name} tests one study on another: fitted on all, a probe would have seen those it is tested on.",
-            f"Fit on the study that it trains on: wsibench fit {study.train} …",
+            f"{study.name} tests one study on another: fitted on all, a probe would have seen its test patients.",
+            f"Fit on its training study: wsibench fit {study.train} …",
         )
-    late = [artefact.path for artefact in assembly.expected(study) if artefact.due()]
-    if late:
-        raise NotReady(f"{late[0]} is due.", f"wsibench run {study.name} --to 04")
-    recipe.check_named(study, encoder)
-    if said.needs == "bags" and encoder in study.features:
-        raise FitError(f"{probe} looks at tiles, and {encoder} is a table of one vector a patient.", "Use ridge.")
-    benchmark = assembly.read_benchmark(study)
-    job = Job(study, _primary(study), encoder, probe)
-    patients = read_patients(job, benchmark)
-    fitted = said.make(study).fit(patients, benchmark.X, seed=study.folds.seed)
+    _check_encoder(study, encoder)
+    if spec.needs == "bags" and encoder in study.features:
+        raise FitError(f"{probe} reads tiles, and {encoder} is a table with one vector per patient.", "Use ridge.")
+    if any(artefact.due() for artefact in assembly.expected(study)):
+        raise NotReady(f"{study.benchmark_h5ad} is due.", f"Run `wsibench run {study.name} --to 04`.")
+    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
+    obs, mean, made = benchmark.obs, benchmark.obsm[encoder], benchmark.uns["wsibench"]
+    bags = assembly.read_bags(obs, assembly.feature_folders(study, encoder)) if spec.needs == "bags" else None
+    scheme = primary_scheme(study)
+    patients = Patients(benchmark.obs_names.to_numpy(str), folds.inner_groups(obs, scheme), mean, bags)
+    fitted = spec.make(study).fit(patients, benchmark.X, seed=study.folds.seed)
     arrays, facts = fitted.arrays()
-    return Saved(_record(job, benchmark, fitted, facts), arrays)
-
-
-def _primary(study: Study) -> Scheme:
-    """The scheme whose inner groups are kept together and whose accuracy is told: preserved-site where there is one."""
-    return "preserved-site" if "preserved-site" in study.folds.schemes else study.folds.schemes[0]
-
-
-def _record(job: Job, benchmark: "AnnData", fitted: Fitted, facts: dict[str, Any]) -> dict[str, Any]:
-    study, said = job.study, offer(job.probe)
-    contents = read_meta(study.benchmark_h5ad)["facts"]["contents"]
-    features = _features(job, benchmark)
-    probe = {"name": job.probe, "format": said.format, "settings": said.settings(study), "seed": study.folds.seed}
-    probe |= {"inner_groups": job.scheme, "chosen": fitted.chosen}
-    made_from = [contents["patients"], contents["expression"], contents["features"][job.encoder]]
-    accuracy, genes = _accuracy(job, benchmark.var_names.to_list())
-    obs = benchmark.obs
-    record = {
-        "wsibench": "fit",
-        "format": FORMAT,
-        "key": make_key(STAGE, FORMAT, {"features": features, "probe": probe}, made_from),
-        "encoder": {"name": job.encoder, **recipe.licence(study, job.encoder)},
-        "probe": {**probe, "keeps_patients": said.keeps_patients, "facts": facts},
-        "privacy": KEPT if said.keeps_patients else NOT_KEPT,
-        "features": features,
-        "expression": {"unit": study.expression.unit, "clip": study.expression.clip},
-        "cohort": {
+    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    known = pd.DataFrame(scores, benchmark.var_names, SCORES, dtype=np.float64)
+    description = Description(
+        format=f"{FORMAT}.{spec.format}",
+        encoder=encoder,
+        licence="unknown" if encoder in study.features else embedding.encoder(encoder, study).licence,
+        probe=probe,
+        chosen=fitted.chosen,
+        facts=facts,
+        settings=made["settings"][encoder],
+        width=mean.shape[1],
+        columns=list(made["columns"][encoder]) if encoder in study.features else None,
+        unit=study.expression.unit,
+        trained_on={
             "study": study.name,
-            "title": study.title,
             "study_key": study.key,
             "n_patients": benchmark.n_obs,
-            "n_sites": int(obs["site"][obs["site"] != ""].nunique()),
-            "n_slides": int(obs["n_slides"].sum()),
-            "n_tiles": int(obs["n_tiles"].sum()),
+            "n_sites": len(set(obs["site"]) - {""}),
         },
-        "accuracy": accuracy,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(),
-        "columns": recipe.columns(study, job.encoder) if job.encoder in study.features else None,
-        "genes": genes,
-    }
-    return json.loads(json.dumps(record, allow_nan=False))
+        scheme=scheme,
+        accuracy=accuracy,
+        genes=benchmark.var_names.tolist(),
+        scores={name: known[name].astype(object).where(known[name].notna(), None).tolist() for name in SCORES},
+        versions=versions(),
+        arrays_sha256=hashlib.sha256(content).hexdigest(),
+    )
+    return SavedFit(description, content)
 
 
-def _features(job: Job, benchmark: "AnnData") -> dict[str, Any]:
-    study, name = job.study, job.encoder
-    table = name in study.features
-    slides = [slide for ids in benchmark.obs["slide_ids"] for slide in ids.split(";") if slide]
-    return {
-        "settings": recipe.settings(study, name),
-        "weights": recipe.weights(study, name, slides),
-        "width": benchmark.obsm[name].shape[1],
-        "decoded_mpp": None if table else wanted_mpp(study),
-        "max_tiles": None if table else study.tiles.max_tiles,
-    }
-
-
-def _accuracy(job: Job, genes: list[str]) -> tuple[dict[str, Any] | None, dict[str, list]]:
-    """How well held-out patients were predicted: on average, and gene by gene; None where that is not known."""
-    table, row = pd.DataFrame(columns=["gene", *MEASURED]), None
-    artefacts = {artefact.path: artefact for artefact in ranking.expected(job.study)}
-    if not any(artefacts[path].due() for path in (job.study.scores_parquet, job.study.leaderboard_csv)):
-        every, board = pd.read_parquet(job.study.scores_parquet), ranking.read(job.study, "leaderboard")
-        table, board = (part[_is_of(part, job)] for part in (every, board))
-        row = None if board.empty else board.iloc[0]
-    measured = table.set_index("gene")[MEASURED].reindex(genes).astype(float)
-    columns = {name: [_plain(value) for value in measured[name]] for name in MEASURED}
-    if row is None:
-        return None, {"gene": genes, **columns}
-    numbers = {name: _plain(row[name]) for name in ("mean_rho", "ci_low", "ci_high", "median_rho")}
-    counts = {name: int(row[name]) for name in ("n_patients", "n_genes", "n_undefined")}
-    return {"scheme": job.scheme, **numbers, **counts, "tcga": row["tcga"]}, {"gene": genes, **columns}
-
-
-def _is_of(table: pd.DataFrame, job: Job) -> pd.Series:
-    return (table["scheme"] == job.scheme) & (table["encoder"] == job.encoder) & (table["probe"] == job.probe)
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(float(value), 6)
+def primary_scheme(study: Study) -> Scheme:
+    """Preserved sites where the study has that scheme, else its first: that of the accuracy and of inner folds."""
+    return "preserved-site" if "preserved-site" in study.folds.schemes else study.folds.schemes[0]
 
 
 # The two files
 
 
-def beside(path: Path) -> Path:
-    """The JSON of a safetensors file.
+def description_path(path: Path) -> Path:
+    """Path of the JSON beside a safetensors file.
 
     Raises
     ------
@@ -245,85 +205,210 @@ def beside(path: Path) -> Path:
         For a file of another name.
     """
     if path.suffix != ".safetensors":
-        raise FitError(f"{path} is no name for a fit.", "Name it something.safetensors.")
+        raise FitError(f"A fit is not written as {path}.", "Name it something.safetensors.")
     return path.with_suffix(".json")
 
 
-def write(saved: Saved, path: Path) -> None:
-    """Write ``<name>.safetensors`` and ``<name>.json``.
-
-    Raises
-    ------
-    FitError
-        When `path` does not end in .safetensors.
-    """
-    from safetensors.numpy import save
-
-    said = beside(path)
-    arrays = {name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}
+def save(saved: SavedFit, path: Path) -> None:
+    """Write ``<name>.safetensors`` and ``<name>.json``."""
+    beside = description_path(path)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(arrays, metadata={"wsibench": "fit", "record": digest(saved.record)}))
-    file = {"name": path.name, "size": path.stat().st_size, "sha256": file_sha256(path)}
-    head = {name: part for name, part in saved.record.items() if name not in ON_A_LINE} | {"file": file}
-    lines = "".join(f',\n "{name}": {json.dumps(saved.record[name])}' for name in ON_A_LINE)
-    write_text(said, f"{json.dumps(head, indent=1)[:-2]}{lines}\n}}\n")
+        temporary.write_bytes(saved.arrays)
+    write_text(beside, _File(key=saved.description.key, fit=saved.description).model_dump_json(indent=1) + "\n")
 
 
-def read(path: Path) -> Saved:
-    """Read a fit, and make sure that its two files are whole and belong together.
+class _File(BaseModel):
+    key: str
+    fit: Description
+
+
+def load(path: Path) -> SavedFit:
+    """Read a fit, and check that its two files are whole and belong together.
 
     Raises
     ------
     FitError
-        When a file is missing, torn, changed, or of a format that this version does not read.
+        When a file is missing, damaged, or of a format that this version does not read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    record = _read_record(path)
-    file = record.pop("file")
-    if not path.is_file():
-        raise FitError(f"There is no file {path}.", "Both files of a fit are needed; they lie side by side.")
-    if path.stat().st_size != file["size"] or file_sha256(path) != file["sha256"]:
-        raise FitError(
-            f"{path} is not the file that {beside(path).name} was written with: {path.stat().st_size:,} bytes, "
-            f"not {file['size']:,}, or others. It is cut off, changed, or another fit's.",
-            "Copy both files again from where they were made.",
-        )
+    beside = description_path(path)
+    for file in (path, beside):
+        if not file.is_file():
+            raise FitError(f"There is no file {file}.", "A fit is two files, side by side: copy both.")
+    again = "Copy both files again from where they were made."
     try:
-        with safe_open(path, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise FitError(f"{path} cannot be read as safetensors: {error}.", "Copy it again.") from None
-    if metadata.get("record") != digest(record):
-        raise FitError(
-            f"{beside(path)} has been changed since the fit: it no longer says what {path.name} was fitted on.",
-            "Copy both files again from where they were made.",
-        )
-    said = offer(record["probe"]["name"])
-    if said.format != record["probe"]["format"]:
-        by = f"wsibench {record['versions'].get('wsibench')}"
-        raise FitError(
-            f"{path} was made by {by}, whose {record['probe']['name']} computes otherwise than this version's.",
-            "Use that version, or fit again.",
-        )
-    return Saved(record, arrays)
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    said = beside(path)
+        file = _File.model_validate_json(beside.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FitError(f"{beside} is not a description that `wsibench fit` wrote: {first['msg']}.", again) from None
+    description, arrays = file.fit, path.read_bytes()
+    if (file.key, description.arrays_sha256) != (description.key, hashlib.sha256(arrays).hexdigest()):
+        raise FitError(f"{path} and {beside.name} have been cut off or changed, or belong to different fits.", again)
+    if description.format != f"{FORMAT}.{offer(description.probe).format}":
+        made_by = description.versions.get("wsibench")
+        raise FitError(f"{path} is of another format ({description.format}).", f"Use wsibench {made_by}, or fit again.")
+    saved, ids = SavedFit(description, arrays), np.array(["any"])
+    zeros = np.zeros((1, description.width), np.float32)
     try:
-        record = json.loads(said.read_text())
-    except FileNotFoundError:
-        what = "It says what the arrays are; without it they cannot be applied."
-        raise FitError(f"There is no {said} beside {path.name}.", f"{what} Copy both files.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FitError(f"{said} is not valid JSON: {error}.", "Copy both files again.") from None
-    if not isinstance(record, dict) or record.get("wsibench") != "fit" or "file" not in record:
-        raise FitError(f"{said} is not what `wsibench fit` writes.", "Name a file that it wrote.")
-    if record.get("format") != FORMAT:
+        predicted = saved.fitted.predict(Patients(ids, ids, zeros, [zeros]))
+        complete = predicted.shape == (1, len(saved.genes))
+    except Exception as error:  # whatever inconsistent arrays raise
+        raise FitError(f"{path} does not hold the arrays of a fitted {description.probe}: {error}.", again) from None
+    if not complete:
+        raise FitError(f"{path} predicts {predicted.shape[1]} genes, its description has {len(saved.genes)}.", again)
+    return saved
+
+
+# New patients
+
+
+def predict(saved: SavedFit, study: Study) -> AnnData:
+    """Predict the expression of a study's patients.
+
+    Tiles and features that are due are made first.  The study needs no expression.
+
+    Returns
+    -------
+    AnnData
+        X: float32 (patients, genes), in the unit of the training study's expression.  obs: site, n_slides, n_tiles.
+        var: out-of-fold rho, p, q in the training study.  uns["wsibench"]: fit (its key), encoder, probe, unit,
+        study, study_key, trained_on, accuracy (if measured), left_out (patients without features).
+
+    Raises
+    ------
+    FitError
+        When the features were made with other settings than those of the fit, or lack columns of its table.
+    CohortError
+        When no patient has features, or values are missing.
+    """
+    said, name = saved.description, saved.description.encoder
+    # Controls that study.yaml does not name would be embedded for nothing.
+    study = study.model_copy(update={"controls": []}) if study.controls is None else study
+    _check_encoder(study, name)
+    _check_settings(saved, study)
+    cohort.build(study)
+    rows = cohort.read_cohort(study).assign(used=True, n_tiles=0)
+    if name in study.features:
+        table = study.features[name]
+        mean = _columns(saved, study, assembly.table_features(study.resolve(table.table), rows, table, name))
+    else:
+        rows["used"] = _embedded(study, name, rows)
+        _check_settings(saved, study)
+        slides = rows[rows["used"]].assign(path=lambda used: [study.features_h5(name, s) for s in used["slide_id"]])
+        mean, n_tiles = assembly.mean_features(slides, label=f"pooling {name}")
+        rows["n_tiles"] = rows["slide_id"].map(n_tiles)
+    obs = assembly.patient_table(rows, pd.Index([each for each in rows["patient_id"].unique() if each in mean.index]))
+    if obs.empty or mean.shape[1] != said.width:
         raise FitError(
-            f"{said} has format {record.get('format')}, and this version of wsibench reads {FORMAT}.",
-            f"Use wsibench {record.get('versions', {}).get('wsibench')}, or fit again.",
+            f"{name} has {mean.shape[1]} features of {len(obs)} patients in study {study.name}; the fit reads "
+            f"{said.width}.",
+            f"Features have to be made by the same encoder; slides that failed are in {study.failures_csv}.",
         )
-    return record
+    bags = assembly.read_bags(obs, assembly.feature_folders(study, name)) if offer(said.probe).needs == "bags" else None
+    ids = obs.index.to_numpy(str)
+    x = saved.fitted.predict(Patients(ids, ids, mean.loc[obs.index].to_numpy(np.float32), bags))
+    uns = {"fit": said.key, "study": study.name, "study_key": study.key}
+    uns |= {field: getattr(said, field) for field in ("encoder", "probe", "unit", "trained_on", "accuracy")}
+    uns["left_out"] = np.array(sorted(set(rows["patient_id"]) - set(ids)), dtype=str)
+    if said.accuracy is None:
+        del uns["accuracy"]
+    return AnnData(x, obs[["site", "n_slides", "n_tiles"]], saved.genes, uns={"wsibench": uns})
+
+
+def _check_encoder(study: Study, name: str) -> None:
+    """Refuse features that the study does not have, and controls that are not computed from slides."""
+    names = [*assembly.tile_feature_names(study), *study.features]
+    if name not in names:
+        known = ", ".join(names) or "none"
+        raise FitError(
+            f"Study {study.name} has no features of {name!r} computed from slides; it has: {known}.",
+            f"Add it to `encoders` or `features` of {study.study_yaml}.",
+        )
+
+
+def _check_settings(saved: SavedFit, study: Study) -> None:
+    """Refuse features that were made with other settings; before weights are known, nothing is refused."""
+    said = saved.description
+    if assembly.settings_key(study, said.encoder) not in (said.settings, None):
+        raise FitError(
+            f"The features of {said.encoder} in study {study.name} are made with other settings than those of the fit.",
+            f"Use the encoder, weights, `tiles` (tile_um, min_tissue, drop) and `embedding` of study "
+            f"{said.trained_on['study']} in {study.study_yaml}.",
+        )
+
+
+def _columns(saved: SavedFit, study: Study, values: pd.DataFrame) -> pd.DataFrame:
+    """Select the columns of a feature table that the fit was made on."""
+    said = saved.description
+    wanted = said.columns or []
+    if lacking := [column for column in wanted if column not in values]:
+        raise FitError(
+            f"features.{said.encoder} of study {study.name} has {values.shape[1]} columns and lacks {len(lacking)} of "
+            f"the {len(wanted)} that the fit needs: {some(lacking)}.",
+            "Give a table with the column names of the training study.",
+        )
+    incomplete = values.index[values[wanted].isna().any(axis=1)]
+    if len(incomplete):
+        raise CohortError(
+            f"features.{said.encoder}: {len(incomplete)} patients miss values that the fit needs: {some(incomplete)}.",
+            "Impute missing values, or leave these patients out.",
+        )
+    return values[wanted]
+
+
+def _embedded(study: Study, name: str, rows: pd.DataFrame) -> list[bool]:
+    """Make tiles and features that are due, and return for each slide of the cohort if it has features."""
+    if not tiling.not_applicable(study) and _due(study, tiling.expected(study)):
+        tiling.tile_slides(study)
+    folder = study.features_h5(name, "any").parent
+    try:
+        due = _due(study, [each for each in embedding.expected(study) if each.path.parent == folder])
+    except NotReady:  # the tiles of a streamed cohort, which embedding makes
+        due = True
+    if due:
+        embedding.embed_slides(study)
+    current = {each.path for each in embedding.expected(study) if each.path.parent == folder and not each.due()}
+    return [study.features_h5(name, slide) in current for slide in rows["slide_id"]]
+
+
+def _due(study: Study, artefacts: list[Artefact]) -> bool:
+    """Check if any artefact has to be made and has not failed before."""
+    failed = {row.key for row in read_failures(study.failures_csv)}
+    return any(artefact.due() for artefact in artefacts if artefact.key not in failed)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file name that predictions are not written under.
+
+    Raises
+    ------
+    FitError
+        For a name that ends neither in .h5ad nor in .csv.
+    """
+    if path.suffix not in (".h5ad", ".csv"):
+        raise FitError(f"Predictions are not written as {path.name}.", "Name a file that ends in .h5ad or .csv.")
+
+
+def write_predictions(predicted: AnnData, path: Path) -> list[Path]:
+    """Write predictions as .h5ad or .csv; beside a CSV, ``<name>.genes.csv`` holds the scores of the genes."""
+    check_output(path)
+    if path.suffix == ".h5ad":
+        with replacing(path) as temporary:
+            predicted.write_h5ad(temporary, convert_strings_to_categoricals=False)
+        return [path]
+    genes = path.with_suffix(".genes.csv")
+    with replacing(genes) as temporary:
+        predicted.var.to_csv(temporary, index_label="gene")
+    with replacing(path) as temporary:
+        predicted.to_df().to_csv(temporary, index_label="patient_id")
+    return [path, genes]
+
+
+def summary(predicted: AnnData) -> str:
+    """Summarise predictions for a terminal."""
+    said = predicted.uns["wsibench"]
+    text = f"predicted {predicted.n_vars} genes ({said['unit']}) of {predicted.n_obs} patients of {said['study']}"
+    if left_out := list(said["left_out"]):
+        text += f"\nleft out  {len(left_out)} patients without features: {some(left_out)}"
+    if said["study_key"] == said["trained_on"]["study_key"]:
+        text += "\nWARNING   the probe was fitted on these patients; predictions/ holds their out-of-fold predictions"
+    return text
