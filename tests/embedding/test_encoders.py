@@ -27,12 +27,13 @@ def study(data_root):
     return make
 
 
-def test_listing_the_encoders_loads_no_torch():
+def test_listing_encoders_and_artefacts_loads_no_library_of_slides_or_networks():
     code = (
-        "import sys; from wsibench.embedding import encoders_table; encoders_table();"
-        "print([name for name in ('torch', 'timm', 'transformers') if name in sys.modules])"
+        "import sys; from wsibench import embedding, tiling; embedding.encoders_table();"
+        "tiling.expected, embedding.expected;"
+        "print({'torch', 'timm', 'transformers', 'openslide', 'cv2', 'scipy'} & set(sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_ones():

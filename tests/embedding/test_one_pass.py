@@ -49,7 +49,7 @@ def tiles():
 @pytest.fixture
 def task(tmp_path, tiles, monkeypatch):
     """Two encoders to embed a slide with, neither of which looks at more than a few numbers."""
-    monkeypatch.setattr(one_pass, "read_tiles", lambda path: tiles)
+    monkeypatch.setattr(tiling, "read_tiles", lambda path: tiles)
     monkeypatch.setattr(one_pass, "_loaded", lambda *_: first_numbers)
     outputs = [
         Output(encoder(name), None, "", Artefact(tmp_path / name / "s.h5", name)) for name in ("colour", "random-vit")
@@ -63,7 +63,7 @@ def first_numbers(batch):
 
 def test_only_a_few_batches_of_tiles_are_in_memory(task, monkeypatch):
     slide = Endless()
-    monkeypatch.setattr(one_pass, "open_slide", lambda *_, **__: slide)
+    monkeypatch.setattr(tiling, "open_slide", lambda *_, **__: slide)
     assert make_features(task)[0] == N_TILES
     assert len(slide.batches) == N_TILES / one_pass.BATCH
     assert slide.most_alive <= 3
@@ -76,7 +76,7 @@ def test_undecodable_tiles_are_left_out_of_features_and_coordinates(task, monkey
     slide = Endless()
     read = slide.read_tiles
     slide.read_tiles = lambda xy, **more: ((i[i % 7 != 0], t[i % 7 != 0]) for i, t in read(xy, **more))
-    monkeypatch.setattr(one_pass, "open_slide", lambda *_, **__: slide)
+    monkeypatch.setattr(tiling, "open_slide", lambda *_, **__: slide)
     n_tiles, _ = make_features(task)
     features, coords = read_features(task.outputs[0].artefact.path)
     kept = np.array([index for index in range(N_TILES) if index % 7])
@@ -86,7 +86,7 @@ def test_undecodable_tiles_are_left_out_of_features_and_coordinates(task, monkey
 
 
 def test_an_interrupted_pass_leaves_no_partial_file_and_is_repeated_to_the_same_bytes(task, monkeypatch):
-    monkeypatch.setattr(one_pass, "open_slide", lambda *_, **__: Endless())
+    monkeypatch.setattr(tiling, "open_slide", lambda *_, **__: Endless())
     make_features(task)
     paths = [output.artefact.path for output in task.outputs]
     unbroken = [path.read_bytes() for path in paths]

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsibench import tiling
 from wsibench.core import Artefact, Encoder, FeatureFolder, SlideError, writing
 from wsibench.embedding.features import find_import, read_import, write_features
-from wsibench.tiling import MAX_BAD, Slide, TilingTask, open_slide, read_tiles, tile_slide
 
 BATCH = 64
 """Number of tiles decoded at a time."""
@@ -57,11 +57,11 @@ class Task:
     tiles: Path = Path()
     wanted_mpp: float = 0.0
     geometry: str = "tile"
-    max_bad: float = MAX_BAD
+    max_bad: float = 0.05
     imported: FeatureFolder | None = None
     fetched: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Context in which the slide of a streamed cohort is on this machine."""
-    tiling: TilingTask | None = None
+    tiling: "tiling.TilingTask | None" = None
     """Tiling of the slide, done in the same pass when slides are streamed."""
 
 
@@ -90,13 +90,13 @@ def embed(tiles: np.ndarray, model: Callable[..., Any]) -> np.ndarray:
 
 
 def embed_slide(
-    slide: Slide,
+    slide: "tiling.Slide",
     tiles: pd.DataFrame,
     models: Sequence[Callable[..., Any]],
     *,
     wanted_mpp: float = 0.5,
     threads: int = 1,
-    max_bad: float = MAX_BAD,
+    max_bad: float = 0.05,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Embed the tiles of a slide with several encoders, decoding every tile once.
 
@@ -159,16 +159,16 @@ def make_features(task: Task) -> tuple[int, float]:
         return _import(task, task.imported), time.monotonic() - started
     with task.fetched():
         if task.tiling and task.tiling.artefact.due():
-            tile_slide(task.tiling)
+            tiling.tile_slide(task.tiling)
         with _a_device() as device:
             return _embed(task, device), time.monotonic() - started
 
 
 def _embed(task: Task, device: str) -> int:
     models = [_loaded(output, task.geometry, device) for output in task.outputs]
-    tiles = read_tiles(task.tiles)
+    tiles = tiling.read_tiles(task.tiles)
     tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
-    with open_slide(task.path, slide_mpp) as slide:
+    with tiling.open_slide(task.path, slide_mpp) as slide:
         px = slide.tile_px(tile_um, task.wanted_mpp)
         features, decoded = embed_slide(
             slide,

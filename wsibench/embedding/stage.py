@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from wsibench import tiling
 from wsibench.cohort.build import read_cohort
 from wsibench.core import (
     Artefact,
@@ -31,7 +32,6 @@ from wsibench.embedding.encoders import find_weights, tile_encoders
 from wsibench.embedding.features import find_import, import_identity
 from wsibench.embedding.one_pass import IN_FLIGHT, Output, Ready, Task, devices, make_features
 from wsibench.embedding.weights import weights_hash
-from wsibench.tiling import tasks as tiling_tasks
 
 FORMAT = 1
 STAGE = "embedding"
@@ -147,15 +147,15 @@ def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> 
         for each in ready
     ]
     # Streamed slides are tiled in the same pass: the keys of their tiles are known, the tiles do not exist yet.
-    streamed = {task.slide_id: task for task in tiling_tasks(study)} if study.streamed else {}
+    streamed = {task.slide_id: task for task in tiling.tasks(study)} if study.streamed else {}
     for slide, path in zip(slides["slide_id"], slides["path"], strict=True):
         if slide in failed:
             continue
-        tiling, tiles = streamed.get(slide), study.tiles_parquet(slide)
-        key = tiling.artefact.key if tiling else key_at(tiles)
+        to_tile, tiles = streamed.get(slide), study.tiles_parquet(slide)
+        key = to_tile.artefact.key if to_tile else key_at(tiles)
         outputs = tuple(_output(study, slide, *each, key) for each in zip(ready, sections, strict=True))
         task = Task(slide, Path(path), outputs, tiles, mpp, geometry, study.limits.bad_tiles)
-        yield replace(task, tiling=tiling, fetched=_fetched(study, task.path.name)) if tiling else task
+        yield replace(task, tiling=to_tile, fetched=_fetched(study, task.path.name)) if to_tile else task
 
 
 def _fetched(study: Study, name: str) -> Callable[[], AbstractContextManager[Any]]:

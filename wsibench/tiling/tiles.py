@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from wsibench.core import (
     Artefact,
     NotReady,
     Study,
+    TileArtefact,
     Tiles,
     check_failures,
     digest,
@@ -23,13 +23,10 @@ from wsibench.core import (
     record_failures,
     writing,
 )
-from wsibench.tiling import quality
-from wsibench.tiling.slides import open_slide
-from wsibench.tiling.tissue import choose_tiles, find_tiles
 
 FORMAT = 2
 STAGE = "tiling"
-COUNTS = ["n_tissue_tiles", "n_tiles", "n_measured", *(f"n_{name}" for name in quality.FLAGS), "n_damaged"]
+COUNTS = ["n_tissue_tiles", "n_tiles", "n_measured", *(f"n_{name}" for name in get_args(TileArtefact)), "n_damaged"]
 SUMMARY = ["slide_id", "slide_mpp", "width_um", "height_um", "tissue_mm2", *COUNTS]
 
 
@@ -122,6 +119,10 @@ def tile_slide(task: TilingTask) -> None:
     SlideError
         If the slide cannot be tiled.
     """
+    import cv2
+
+    from wsibench.tiling import choose_tiles, find_tiles, open_slide  # whose libraries `expected` does not need
+
     cv2.setNumThreads(1)  # slides are already processed in parallel
     settings, rng = task.settings, np.random.default_rng(task.seed)
     with open_slide(task.path, task.mpp, assumed_mpp=settings.slide_mpp) as slide:
