@@ -6,10 +6,15 @@ import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wsibench.cli.stages import STAGES, Stage, status
-from wsibench.core import Study, WsibenchError, data_root, n_workers
+from wsibench.core import Study, WsibenchError, data_root, n_workers, parallel_map
 
+if TYPE_CHECKING:
+    from wsibench.tiling import TilingTask
+
+SAMPLED_SLIDES = 20
 # Free disk space below which a run probably ends early.
 NEEDED_GB = 5.0
 
@@ -77,13 +82,39 @@ def check(study: Study, stages: Iterable[Stage] = STAGES) -> None:
         raise WsibenchError("\n  ".join([f"Study {study.name} cannot run as it is:", *dict.fromkeys(lines)]))
 
 
+def _due(study: Study, number: int) -> bool:
+    return status(study, STAGES[number - 1]).state == "due"
+
+
+def _tiling(study: Study, _: bool) -> list[str]:
+    """Open a sample of the slides: some state no resolution, others cannot be read."""
+    from wsibench import tiling
+
+    if not study.cohort_csv.exists() or not _due(study, 2):
+        return []
+    tasks = tiling.tasks(study)
+    sample = tasks[:: len(tasks) // SAMPLED_SLIDES + 1]
+    results = parallel_map(_open, sample, label="02 opening slides", errors="return")
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if len(errors) <= study.limits.failed_slides * len(sample):
+        return []
+    return [f"{len(errors)} of the {len(sample)} slides that were tried cannot be opened: {errors[0]}"]
+
+
+def _open(task: "TilingTask") -> None:
+    from wsibench import tiling
+
+    with tiling.open_slide(task.path, task.mpp, assumed_mpp=task.settings.slide_mpp):
+        pass
+
+
 def _embedding(study: Study, download: bool) -> list[str]:
     from wsibench.embedding import find_weights, tile_encoders
 
     found = []
     for encoder in [] if study.parts else tile_encoders(study):
         try:
-            if status(study, STAGES[2]).state == "due":
+            if _due(study, 3):
                 find_weights(study, encoder.name, download=download)
         except WsibenchError as error:
             found.append(str(error))
@@ -98,7 +129,7 @@ def _regression(study: Study, _: bool) -> list[str]:
     return []
 
 
-CHECKS = {"03_embedding": _embedding, "05_regression": _regression}
+CHECKS = {"02_tiling": _tiling, "03_embedding": _embedding, "05_regression": _regression}
 
 
 def _openslide() -> Finding:
