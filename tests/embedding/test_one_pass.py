@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsibench import tiling
 from wsibench.core import Artefact, SlideError
 from wsibench.embedding import encoder, one_pass, read_features
 from wsibench.embedding.one_pass import Output, Task, embed_slide, make_features
