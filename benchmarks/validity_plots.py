@@ -20,13 +20,13 @@ from wsibench.figures.style import (
     INK,
     MUTED,
     PAGE_MM,
-    described,
-    headed,
+    describe,
+    heading,
+    house_style,
     new_figure,
     number,
     scheme_name,
     sentence_case,
-    styled,
 )
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -37,7 +37,7 @@ VERDICTS = {"right_order": "the better one stands first", "power": "… and is t
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
-@styled
+@house_style()
 def coverage(table: pd.DataFrame) -> Figure:
     """Share of 95 % intervals that hold the truth against the number of patients, a column a number of sites.
 
@@ -63,7 +63,7 @@ def coverage(table: pd.DataFrame) -> Figure:
                 _line(ax, part[part["method"] == method], share, colours[method], i - (len(methods) - 1) / 2)
         axes[0].set_ylabel(f"{scheme_name(scheme)}\n{SHARES[share]}")
     _frame(grid, [f"{n_sites} sites" for n_sites in sites], table["patients"])
-    headed(fig, "share of 95 % intervals that hold the truth")
+    heading(fig, "share of 95 % intervals that hold the truth")
     handles = [Line2D([], [], color=colours[method], marker="o", label=method) for method in methods]
     handles.append(Patch(color=FAINT, lw=0, label="93 to 97 %"))
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
@@ -73,10 +73,10 @@ def coverage(table: pd.DataFrame) -> Figure:
         f"{number(table['covers'].max(), 2)} for the mean ρ; least with {least['patients']} patients of "
         f"{least['sites']} sites by {scheme_name(least['scheme'])}, {least['method']}."
     )
-    return described(fig, alt, table)
+    return describe(fig, alt, table)
 
 
-@styled
+@house_style()
 def power(table: pd.DataFrame) -> Figure:
     """How often the better of two encoders stands first, and is told apart, against the number of patients.
 
@@ -100,7 +100,7 @@ def power(table: pd.DataFrame) -> Figure:
             ax.set_ylim(-0.03, 1.03)
         axes[0].set_ylabel(f"{scheme_name(scheme)}\n{VERDICTS[share]}")
     _frame(grid, [f"{n_sites} sites" for n_sites in sites], table["patients"])
-    headed(fig, "share of the cohorts; gap: true difference in mean ρ")
+    heading(fig, "share of the cohorts; gap: true difference in mean ρ")
     gaps = table.groupby("noise_ratio")["gap"]
     handles = [
         Line2D([], [], color=colours[ratio], marker="o", label=f"gap {_range(gaps.get_group(ratio))}")
@@ -114,7 +114,7 @@ def power(table: pd.DataFrame) -> Figure:
         f"At most it is told apart in {best['power']:.0%} of the cohorts, with {best['patients']} patients and a gap "
         f"of {number(best['gap'])}."
     )
-    return described(fig, alt, table)
+    return describe(fig, alt, table)
 
 
 def _line(ax: Axes, part: pd.DataFrame, share: str, colour: str, shift: float) -> None:

@@ -1,12 +1,10 @@
-"""Tables as the ranking leaves them, from scores made up for eight encoders, for tests of figures and report."""
+"""Tables of the ranking from made-up scores of eight encoders, for the tests of figures and report."""
 
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-
-from wsibench.figures.significance import null_histogram
 
 ENCODERS = {"h-optimus-0": 0.9, "uni": 0.85, "phikon": 0.8, "medsiglip": 0.7, "dinov2-large": 0.6}
 CONTROLS = {"colour": 0.4, "random-vit": 0.35, "site": 0.0}
@@ -17,7 +15,7 @@ LONG = {
     "prov-gigapath-slide": 0.95, "virchow2-class-token": 0.93, "conch-v1.5-titan": 0.9, "hibou-large": 0.88,
     "h-optimus-0": 0.9, "uni": 0.85, "phikon": 0.8, "medsiglip": 0.7, "dinov2-large": 0.6,
 }  # fmt: skip
-"""Nine encoders, some of which wsibench does not know."""
+"""Nine encoders, some of which have no colour of their own."""
 SETS = ("HALLMARK_E2F_TARGETS", "HALLMARK_ESTROGEN_RESPONSE_EARLY", "immune", "pam50", "proliferation")
 ADJUSTMENTS = [
     "none",
@@ -190,27 +188,23 @@ def sites(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets(board: pd.DataFrame, names: dict[str, str] = TARGETS) -> pd.DataFrame:
-    """targets.csv: two measures a target, chance at 0 for correlations and at one in the number of classes."""
-    chances = {"spearman": 0.0, "r2": 0.0, "auroc": 0.5, "balanced_accuracy": 1 / 3}
+    """targets.csv: correlations, with chance at 0, and AUROC of categories, with chance at 0.5."""
+    chances = {"spearman": 0.0, "auroc": 0.5}
     frames = []
     for target, kind in names.items():
-        for measure in ("spearman", "r2") if kind == "continuous" else ("balanced_accuracy", "auroc"):
-            own = board[["scheme", "encoder", "probe"]].assign(target=target, kind=kind, measure=measure)
-            own["score"] = chances[measure] + board["mean_rho"] * (1 if measure != "r2" else 0.4)
-            own = own.assign(ci_low=own["score"] - 0.05, ci_high=own["score"] + 0.05, chance=chances[measure])
-            frames.append(own.assign(n_patients=198, n_classes=3 if kind == "categorical" else np.nan))
+        measure = "spearman" if kind == "continuous" else "auroc"
+        own = board[["scheme", "encoder", "probe"]].assign(target=target, kind=kind, measure=measure)
+        own["score"] = chances[measure] + board["mean_rho"]
+        own = own.assign(ci_low=own["score"] - 0.05, ci_high=own["score"] + 0.05, chance=chances[measure])
+        frames.append(own.assign(n_patients=198))
     return pd.concat(frames, ignore_index=True)
 
 
-def permuted(table: pd.DataFrame) -> pd.DataFrame:
-    """Histograms of ρ under permuted pairing of the pairs of the primary scheme."""
+def permuted(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """ρ under the permutation null by encoder and probe, (permutations, genes)."""
     rng = np.random.default_rng(3)
     pairs = table[["encoder", "probe"]].drop_duplicates()
-    each = [
-        null_histogram(rng.normal(0, 0.08, (20, 60))).assign(encoder=row.encoder, probe=row.probe)
-        for row in pairs.itertuples()
-    ]
-    return pd.concat(each, ignore_index=True)
+    return {pair: rng.normal(0, 0.08, (20, 60)) for pair in pairs.itertuples(index=False, name=None)}
 
 
 def tested(table: pd.DataFrame) -> pd.DataFrame:
@@ -218,3 +212,17 @@ def tested(table: pd.DataFrame) -> pd.DataFrame:
     p = norm.sf(table["rho"] / 0.08).clip(1e-6)
     tested = table["probe"] != "abmil"
     return table.assign(p=np.where(tested, p, np.nan), q=np.where(tested, np.minimum(1, 3 * p), np.nan))
+
+
+SCORES = scores()
+BOARD = leaderboard(SCORES)
+"""Five encoders and three controls with two probes."""
+MANY_SCORES = scores(("ridge", "pca-ridge", "own-1", "own-2", "mlp", "abmil"))
+MANY = leaderboard(MANY_SCORES)
+"""The same with six probes."""
+TWO_SCORES = scores(("ridge", "mlp"), encoders={"uni": 0.85, "phikon": 0.8})
+TWO = leaderboard(TWO_SCORES)
+"""Two encoders without controls."""
+NINE_SCORES = scores(("ridge", "mlp", "abmil"), encoders=LONG | CONTROLS)
+NINE = leaderboard(NINE_SCORES)
+"""Nine encoders with long names, and three controls, with three probes."""

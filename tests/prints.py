@@ -1,12 +1,10 @@
-"""What every printed figure must hold: texts that are there, readable, on the page and not over each other."""
+"""Checks of printed figures: texts are there, readable, on the page and do not overlap."""
 
 from itertools import combinations
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-
-from wsibench import figures
 
 
 def visible(fig):
@@ -26,7 +24,7 @@ def assert_says(fig, labels):
     """The labels stand on the figure, which has a text and numbers of its own."""
     texts = {text.get_text() for text in fig.findobj(Text)}
     assert set(labels) <= texts
-    assert len(figures.alt_text(fig)) > 60
+    assert len(fig.alt) > 60
     assert len(fig.data)
 
 
@@ -48,3 +46,15 @@ def assert_labels_apart(fig):
     for (one, a), (other, b) in combinations(found, 2):
         shared = [min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)]
         assert min(shared) <= 1.5, f"{one.get_text()!r} over {other.get_text()!r}"
+
+
+def assert_printable(fig, labels):
+    """All of the above."""
+    assert_says(fig, labels)
+    assert_printed_size(fig)
+    assert_labels_apart(fig)
+
+
+def texts(ax):
+    """Texts within a panel."""
+    return [text.get_text() for text in ax.texts]

@@ -19,7 +19,8 @@ from wsibench.cli import stages
 from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, NotReady, Study
 from wsibench.figures import report
-from wsibench.figures.plates import applying
+from wsibench.figures.catalogue import catalogue
+from wsibench.figures.inputs import Inputs
 from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.ranking.predictions import load_arm
 from wsibench.regression import fit as regression, folds
@@ -211,12 +212,12 @@ def test_stages_without_a_cohort_say_so(study):
         assert str(stages.status(study, stage)).endswith(f"not applicable  {study.no_cohort}")
     with pytest.raises(CohortError, match="The patients come from the studies a"):
         cohort.build(study)
-    plates = ["forest", "rank_frequencies", "violins", "predicted_measured", "feature_map"]
-    assert set(plates) <= {plate.name for plate in applying(study)}
-    assert "site_gap" not in {plate.name for plate in applying(study)}
+    applying = {entry.name for entry in catalogue() if entry.artefacts(Inputs(study))}
+    assert {"forest", "rank_frequencies", "violins", "predicted_measured", "feature_map"} <= applying
+    assert "tile_gallery" not in applying
     board = ranking.read(study, "leaderboard")
-    assert report.answer(board).startswith("By external validation, good with ridge stands first")
-    assert report.tables(board)[0]["meaning"] == "patients of another cohort than the one that was trained on"
+    assert report.headline(board).startswith("By external validation, good with ridge stands first")
+    assert report.boards(board)[0]["meaning"] == "patients of another cohort than the training cohort"
 
 
 def test_a_study_that_is_due_is_named_and_other_contents_make_another_key(copy):

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, whose numbers are the leaderboard's; notebooks as such pages."""
+"""Report: one self-contained page with the numbers of the leaderboard, and notebooks as such pages."""
 
 import re
 from html.parser import HTMLParser
@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from boards import BOARD
 
 from wsibench import assembly, figures, tiling
 from wsibench.cli.run import leaderboard_text
 from wsibench.cohort import build as cohort
-from wsibench.core import Failure, NotReady, Study, record_failures, writing
-from wsibench.figures import plates, report, stage
+from wsibench.core import Failure, NotReady, Study, record_failures
+from wsibench.figures import report
 from wsibench.ranking import leaderboard as ranking
 from wsibench.regression import fit as regression
 
-BOARD = boards.leaderboard(boards.scores())
 LOADED = re.compile(
     r"""(?:\bsrc|\bsrcset|<link[^>]*\bhref)\s*=\s*["']?\s*(?:https?:)?//"""
     r"""|url\(\s*["']?https?:|@import|\bimport\b[^;\n]*['"]https?:"""
 )
-"""What makes a page load something from elsewhere."""
+"""Patterns that make a page load something from elsewhere."""
 
 
 class Page(HTMLParser):
@@ -98,14 +98,14 @@ def ranked(folder):
 
 def page_of(study):
     path = study.figures / "index.html"
-    assert report.report(study).path == str(path)
+    assert report.write_report(study).path == str(path)
     return path.read_text()
 
 
 def test_page_of_a_ranked_study(ranked):
     drawn = set(figures.draw(ranked)["figure"])
     assert {"differences", "significant"} <= drawn
-    assert "encoder_by_probe" not in drawn  # there is one probe
+    assert "training_curves" not in drawn
     text = page_of(ranked)
     assert not LOADED.search(text)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
@@ -130,7 +130,7 @@ def test_page_of_a_ranked_study(ranked):
     assert (ranked.figures / "leaderboard.csv").read_bytes() == ranked.leaderboard_csv.read_bytes()
 
 
-def test_warnings_stand_above_the_board_and_under_it_in_a_terminal(ranked):
+def test_warnings_are_above_the_board_and_below_it_in_a_terminal(ranked):
     text = page_of(ranked)
     said = "40 patients of 8 sites: in simulated cohorts of "
     assert text.index('role="note"') < text.index(f"<b>Preserved-site folds:</b> {said}") < text.index("<table>")
@@ -140,24 +140,7 @@ def test_warnings_stand_above_the_board_and_under_it_in_a_terminal(ranked):
     assert all(len(line) <= 100 for line in told[told.index("warning:") :].splitlines())
 
 
-def test_tables_that_a_study_has_are_drawn_and_told(ranked, monkeypatch):
-    names = {"sets": "gene_sets", "adjusted": "adjusted", "spread": "spread", "targets": "targets"}
-    theirs = tuple(plate for plate in plates.PLATES if plate.name in names.values())
-    for room in (plates, stage):
-        monkeypatch.setattr(room, "PLATES", theirs)  # the others are drawn in other tests
-    board = ranking.read(ranked, "leaderboard")
-    made = {name: getattr(boards, name)(board) for name in names}
-    for artefact in ranking.expected(ranked):
-        if artefact.path.stem in made:
-            with writing(artefact) as path:
-                made[artefact.path.stem].to_csv(path, index=False)
-    assert set(figures.draw(ranked)["figure"]) == set(names.values())
-    page = Page(page_of(ranked))
-    told = {tuple(row[:2]) for row in page.rows if row}
-    assert {("immune", "sharp · ridge"), ("sharp · ridge", "blunt · ridge"), ("purity", "Spearman ρ")} <= told
-
-
-def test_page_says_what_was_left_out_and_what_did_not_apply(ranked):
+def test_page_lists_exclusions_and_stages_that_do_not_apply(ranked):
     page = Page(page_of(ranked))
     assert any(row[0] == "gene" and row[1] == "1" for row in page.rows)
     reasons = {row[0]: row[1] for row in page.rows if re.match(r"0\d_", row[0])}
@@ -165,12 +148,12 @@ def test_page_says_what_was_left_out_and_what_did_not_apply(ranked):
     assert "without slides" in reasons["02_tiling"]
 
 
-def test_page_is_written_again_only_for_a_reason(ranked):
+def test_page_is_written_again_only_when_something_on_it_changed(ranked):
     figures.draw(ranked)
     page_of(ranked)
     path = ranked.figures / "index.html"
     before, when = path.read_bytes(), path.stat().st_mtime_ns
-    report.report(ranked)
+    report.write_report(ranked)
     assert path.stat().st_mtime_ns == when
     path.unlink()
     assert page_of(ranked).encode() == before
@@ -179,13 +162,13 @@ def test_page_is_written_again_only_for_a_reason(ranked):
     assert '<td class="text long">No tissue &amp; no glass.</td>' in page_of(ranked)
 
 
-def test_a_page_before_its_figures_has_none(ranked):
+def test_page_written_before_the_figures_has_none(ranked):
     assert Page(page_of(ranked)).images == []
 
 
-def test_a_study_that_was_not_run_is_not_reported(folder):
+def test_study_that_was_not_run_has_no_report(folder):
     with pytest.raises(NotReady):
-        report.report(write_study(folder))
+        report.write_report(write_study(folder))
 
 
 def test_a_study_without_expression_is_reported(folder):
@@ -198,22 +181,22 @@ def test_a_study_without_expression_is_reported(folder):
     assert [image["alt"][:11] for image in Page(text).images] == ["40 patients"]
 
 
-def test_tables_put_the_primary_scheme_first_and_controls_last():
-    first, second = report.tables(BOARD)
+def test_boards_put_the_primary_scheme_first_and_controls_last():
+    first, second = report.boards(BOARD)
     assert (first["title"], second["title"]) == ("Preserved-site folds", "Random-patient folds")
     ranked, controls = first["groups"]
-    assert [row["rank"] for row in ranked["rows"]] == [str(i + 1) for i in range(10)]
-    assert {row["encoder"] for row in controls["rows"]} == set(boards.CONTROLS)
-    assert {row["rank"] for row in controls["rows"]} == {"–"}
+    assert [row.rank for row in ranked] == [str(i + 1) for i in range(10)]
+    assert {row.encoder for row in controls} == set(boards.CONTROLS)
+    assert {row.rank for row in controls} == {"–"}
 
 
-def test_answer_names_the_first_and_how_sure():
-    text = report.answer(BOARD)
+def test_headline_names_the_first_with_its_uncertainty():
+    text = report.headline(BOARD)
     best = BOARD[(BOARD["scheme"] == "preserved-site") & (BOARD["rank"] == 1)].iloc[0]
     assert best["encoder"] in text
     assert f"{best['mean_rho']:.3f}" in text
     assert "100 %" in text
-    assert "nothing to rank" in report.answer(BOARD[BOARD["rank"].isna()])
+    assert "nothing to rank" in report.headline(BOARD[BOARD["rank"].isna()])
 
 
 # Notebooks

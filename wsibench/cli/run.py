@@ -45,10 +45,10 @@ def run(
         if stage is STAGES[0]:
             check(study, chosen)  # against the cohort, which is known from now on
     if STAGES[-1] in chosen:
-        from wsibench.figures import report
+        from wsibench import figures
 
-        report.export_notebooks(study)  # the report links the notebooks, the last of which has just ended
-        report.report(study)
+        figures.export_notebooks(study)  # the report links the notebooks, the last of which has just ended
+        figures.write_report(study)
 
 
 def execute(study: Study, stage: Stage, say: Callable[[str], None] = print) -> None:

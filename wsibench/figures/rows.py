@@ -1,50 +1,71 @@
-"""Rows of encoder and probe: their order, names and places, and the dots with intervals that stand in them."""
+"""Rows of encoder and probe in the order of the leaderboard, with their colours, markers and names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from wsibench.figures.style import INK, MUTED, palette, primary_scheme, probe_marker, probe_name, probe_order
+from wsibench.figures.style import (
+    INK,
+    MUTED,
+    handle,
+    palette,
+    primary_scheme,
+    probe_marker,
+    probe_name,
+    probe_order,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 PAIR = ["encoder", "probe"]
 GAP = 0.6
-"""Of a row, between what is ranked and the controls."""
+"""Gap between competitors and controls, in rows."""
+
+
+def pair_name(encoder: str, probe: str) -> str:
+    """``uni · ridge``."""
+    return f"{encoder} · {probe_name(probe)}"
 
 
 def in_order(leaderboard: pd.DataFrame) -> list[tuple[str, str, bool]]:
-    """(encoder, probe, is control) of every row of the primary scheme: best first, controls after the ranked."""
-    board = leaderboard[leaderboard["scheme"] == primary_scheme(leaderboard["scheme"])]
-    board = board.assign(control=board["rank"].isna())
+    """(encoder, probe, is control) of every row of the primary scheme: best first, controls after competitors."""
+    board = primary(leaderboard)[1]
+    board = board.assign(control=~board["encoder"].isin(competitors(leaderboard)))
     board = board.sort_values(["control", "mean_rho", *PAIR], ascending=[True, False, True, True])
     return list(board[[*PAIR, "control"]].itertuples(index=False, name=None))
 
 
+def competitors(leaderboard: pd.DataFrame) -> set[str]:
+    """Encoders that have a rank."""
+    return set(leaderboard.loc[leaderboard["rank"].notna(), "encoder"])
+
+
 def schemes_in_order(schemes: pd.Series) -> list[str]:
-    """The fold schemes, the primary one first."""
-    first = primary_scheme(schemes)
-    return [first, *(scheme for scheme in dict.fromkeys(schemes) if scheme != first)]
+    """Fold schemes, the primary one first."""
+    return list(dict.fromkeys([primary_scheme(schemes), *schemes]))
 
 
 def best_probes(pairs: list[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
-    """Every encoder once, with the probe that it does best with."""
-    best = {}
+    """First row of every encoder: the one of its best probe."""
+    best: dict[str, tuple[str, str, bool]] = {}
     for pair in pairs:
         best.setdefault(pair[0], pair)
     return list(best.values())
 
 
 def primary(table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """The scheme that a table is read by, and its rows."""
+    """Primary scheme of a table, and its rows of that scheme."""
     scheme = primary_scheme(table["scheme"])
     return scheme, table[table["scheme"] == scheme]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoders and probes from top to bottom, the controls set apart."""
+    """Encoders and probes from top to bottom, controls after a gap."""
 
     pairs: list[tuple[str, str, bool]]
     """(encoder, probe, is control)."""
@@ -53,12 +74,16 @@ class Rows:
 
     @classmethod
     def of(cls, table: pd.DataFrame, leaderboard: pd.DataFrame, *, most: int | None = None) -> "Rows":
-        """The pairs of a table in the order of the leaderboard, which need not know all its probes.
+        """Sort the pairs of a table as the leaderboard does, which need not hold all of them.
 
         Parameters
         ----------
+        table
+            Table with the columns encoder and probe.
+        leaderboard
+            Table leaderboard.csv.
         most
-            With more pairs than these only each encoder's best probe is kept.
+            Number of pairs above which only each encoder's best probe is kept.
         """
         known = in_order(leaderboard)
         controls = {encoder for encoder, _, control in known if control}
@@ -72,42 +97,42 @@ class Rows:
 
         pairs = sorted(table[PAIR].drop_duplicates().itertuples(index=False, name=None), key=order)
         rows = [(*pair, pair[0] in controls) for pair in pairs]
-        # Colours are those that the leaderboard's encoders have together, so that every figure has the same.
+        # Colours are those of all encoders of the leaderboard together, so that every figure has the same.
         colours = palette([*leaderboard["encoder"], *table["encoder"]])
         return cls(rows if most is None or len(rows) <= most else best_probes(rows), colours)
 
     @property
     def n_ranked(self) -> int:
-        """How many compete."""
+        """Number of rows that are no controls."""
         return sum(not control for *_, control in self.pairs)
 
     @property
     def pitch_mm(self) -> float:
-        """Height of a row, less where there are many."""
+        """Height of a row (mm)."""
         return min(4.2, 140 / len(self.pairs))
 
     @property
     def heights(self) -> dict[tuple[str, str], float]:
-        """Where each row lies, downwards from 0."""
+        """Position of each row, downwards from 0."""
         gap = GAP if 0 < self.n_ranked < len(self.pairs) else 0
         return {pair[:2]: i + gap * pair[2] for i, pair in enumerate(self.pairs)}
 
     @property
     def probes(self) -> list[str]:
-        """From the plain to the elaborate."""
+        """Probes from simple to complex."""
         return sorted({probe for _, probe, _ in self.pairs}, key=probe_order)
 
     def among(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a table that are about these pairs."""
+        """Rows of a table that belong to these pairs."""
         return table[pd.MultiIndex.from_frame(table[PAIR]).isin([pair[:2] for pair in self.pairs])]
 
     def names(self, marks: dict[str, str] | None = None) -> list[str]:
-        """``uni · ridge``, with a mark after the encoder where it has one."""
-        marked = ((f"{encoder} {(marks or {}).get(encoder, '')}".strip(), probe) for encoder, probe, _ in self.pairs)
-        return [f"{encoder} · {probe_name(probe)}" for encoder, probe in marked]
+        """Row labels, with a mark after the encoder where it has one."""
+        marks = marks or {}
+        return [pair_name(f"{encoder} {marks.get(encoder, '')}".strip(), probe) for encoder, probe, _ in self.pairs]
 
-    def lay(self, axes: Sequence[Axes], names: list[str] | None = None) -> None:
-        """Panels beside each other that share these rows; names stand at the first."""
+    def set_axes(self, axes: Sequence["Axes"], names: list[str] | None = None) -> None:
+        """Give panels beside each other these rows; the first panel has the labels."""
         for ax in axes:
             ax.grid(axis="x")
             ax.tick_params(axis="y", length=0)
@@ -119,7 +144,7 @@ class Rows:
 
     def dot(
         self,
-        ax: Axes,
+        ax: "Axes",
         pair: tuple[str, str],
         x: float,
         y: float,
@@ -128,7 +153,23 @@ class Rows:
         marker: str = "",
         size: float | None = None,
     ) -> None:
-        """A pair's marker, hollow for a control, on its interval; the probe's marker unless another is given."""
+        """Draw the marker of a pair, hollow for a control, on its interval.
+
+        Parameters
+        ----------
+        ax
+            Where to draw.
+        pair
+            Encoder and probe.
+        x, y
+            Position of the marker.
+        ends
+            Ends of the interval along x; no interval unless given.
+        marker
+            Marker; the probe's unless given.
+        size
+            Size of the marker (pt).
+        """
         encoder, probe = pair
         colour, control = self.colours[encoder], (encoder, probe, True) in self.pairs
         if ends is not None:
@@ -136,21 +177,24 @@ class Rows:
         face = "white" if control else colour
         ax.plot(x, y, marker or probe_marker(probe), color=colour, mfc=face, mew=0.8, ms=size)
 
-    def row_legend(self) -> list[Line2D]:
-        """What markers mean where the rows are named."""
-        handles = [Line2D([], [], color=INK, marker=probe_marker(p), lw=0.9, label=probe_name(p)) for p in self.probes]
+    def row_legend(self) -> list["Line2D"]:
+        """Legend of the markers, where the rows are labelled."""
+        handles = [handle(probe_name(probe), marker=probe_marker(probe), lw=0.9) for probe in self.probes]
         if any(control for *_, control in self.pairs):
-            handles.append(Line2D([], [], color=INK, marker="o", mfc="white", lw=0.9, label="control, not ranked"))
+            handles.append(handle("control, not ranked", marker="o", face="white", lw=0.9))
         return handles
 
-    def colour_legend(self) -> list[Line2D]:
-        """What colours and markers mean where the rows are not named."""
+    def colour_legend(self) -> list["Line2D"]:
+        """Legend of colours and markers, where the rows are not labelled."""
         handles = []
         for encoder, _, control in best_probes(self.pairs):
-            face, text = ("white", f"{encoder} (control)") if control else (self.colours[encoder], encoder)
-            handles.append(Line2D([], [], lw=0, marker="o", color=self.colours[encoder], mfc=face, label=text))
+            face, text = ("white", f"{encoder} (control)") if control else (None, encoder)
+            handles.append(handle(text, marker="o", color=self.colours[encoder], face=face))
         if len(self.probes) > 1:
-            handles += [
-                Line2D([], [], lw=0, marker=probe_marker(p), color=MUTED, label=probe_name(p)) for p in self.probes
-            ]
+            handles += [handle(probe_name(p), marker=probe_marker(p), color=MUTED) for p in self.probes]
         return handles
+
+
+def remark(ax: "Axes", text: str, height: float) -> None:
+    """Write a text to the right of a row."""
+    ax.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=5, color=INK)

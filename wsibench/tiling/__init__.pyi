@@ -1,4 +1,5 @@
 from .slides import MAX_BAD as MAX_BAD, Resolution as Resolution, Slide as Slide, open_slide as open_slide
+from .thumbnails import Thumbnail as Thumbnail, thumbnail as thumbnail, thumbnails as thumbnails
 from .tiles import (
     FORMAT as FORMAT,
     TilingTask as TilingTask,

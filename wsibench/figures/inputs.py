@@ -1,0 +1,231 @@
+"""Inputs of the figures of a study: the artefact keys they were made under, and how to load each of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from wsibench import assembly, tiling
+from wsibench.cohort import build as cohort
+from wsibench.core import FUSION, NotReady, Study, key_at, read_failures
+from wsibench.figures.rows import in_order
+from wsibench.figures.style import palette, primary_scheme, probe_name, scheme_name
+from wsibench.ranking import leaderboard as ranking, permutation as null, site_predictability as sites
+from wsibench.regression import fit as regression
+
+Keys = list[str] | None
+"""Artefact keys; None where the study does not have the input."""
+
+MAX_SLIDES, MAX_GALLERY = 12, 6
+"""Slides of the overview, and of the gallery of tiles."""
+UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "as_is": "unit of the table"}
+
+
+class Inputs:
+    """Inputs of the figures of one study, by name; each is loaded at most once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._loaded: dict[str, Any] = {}
+        self._keys: dict[str, Keys] = {}
+        self._stages: dict[str, Keys] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = SOURCES[name].load(self)
+        return self._loaded[name]
+
+    def keys(self, name: str) -> Keys:
+        """Artefact keys of an input.
+
+        Raises
+        ------
+        NotReady
+            When the stage that makes the input applies to the study and is due.
+        """
+        if name not in self._keys:
+            self._keys[name] = SOURCES[name].keys(self)
+        return self._keys[name]
+
+    def stage(self, stage: ModuleType) -> Keys:
+        """Keys of all files of a stage."""
+        if stage.__name__ not in self._stages:
+            self._stages[stage.__name__] = _stage_keys(stage, self.study)
+        return self._stages[stage.__name__]
+
+    @property
+    def scheme(self) -> str:
+        """Primary fold scheme."""
+        return primary_scheme(self.study.folds.schemes)
+
+
+def _stage_keys(stage: ModuleType, study: Study) -> Keys:
+    if stage.not_applicable(study):
+        return None
+    artefacts = stage.expected(study)
+    for artefact in artefacts:
+        if why := artefact.due():
+            raise NotReady(f"{artefact.path} is {why}.", "Run the stages before this one, or `wsibench run <study>`.")
+    return [artefact.key for artefact in artefacts]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Origin of an input."""
+
+    keys: Callable[[Inputs], Keys]
+    load: Callable[[Inputs], Any]
+
+
+def _ranked(inputs: Inputs) -> Keys:
+    return inputs.stage(ranking)
+
+
+def _table(name: str) -> Source:
+    """Table of the ranking; a study without rows in it does not have it."""
+
+    def load(inputs: Inputs) -> pd.DataFrame:
+        return sites.read(inputs.study) if name == "sites" else ranking.read(inputs.study, name)
+
+    return Source(lambda inputs: _ranked(inputs) if _ranked(inputs) and len(inputs[name]) else None, load)
+
+
+def _null(inputs: Inputs) -> pd.DataFrame | None:
+    return None if inputs["null_table"].empty else inputs["null_table"]
+
+
+def _permuted(inputs: Inputs) -> dict[tuple[str, str], Any]:
+    """ρ under the permutation null of the genes that are scored, (permutations, genes), by encoder and probe."""
+    genes = inputs["scores"].query("scheme == @inputs.scheme")["gene"].unique()
+    jobs = [job for job in regression.jobs(inputs.study) if job.scheme == inputs.scheme and null.permutations(job)]
+    return {(job.encoder, job.probe): null.read_null(job)[genes].to_numpy() for job in jobs}
+
+
+def _best_fit(inputs: Inputs) -> tuple[str, str]:
+    """Encoder and probe that head the leaderboard."""
+    return in_order(inputs["leaderboard"])[0][:2]
+
+
+def best_fit_options(inputs: Inputs) -> dict[str, str]:
+    """Labels and colour of the predictions of the first of the leaderboard."""
+    encoder, probe = _best_fit(inputs)
+    label = f"{encoder}, {probe_name(probe)}, {scheme_name(inputs.scheme)}"
+    return {"label": label, "unit": UNITS[inputs.study.expression.unit], "colour": palette([encoder])[encoder]}
+
+
+def _best_rho(inputs: Inputs) -> pd.Series:
+    by_fit = inputs["scores"].set_index(["scheme", "encoder", "probe", "gene"])["rho"]
+    return by_fit[inputs.scheme, *_best_fit(inputs)]
+
+
+def _best_predictions(inputs: Inputs) -> Any:
+    import anndata
+
+    return anndata.read_h5ad(inputs.study.predictions_h5ad(inputs.scheme, *_best_fit(inputs)))
+
+
+def _attending(inputs: Inputs) -> list[str]:
+    """Encoders that attention MIL was fitted on."""
+    if regression.not_applicable(inputs.study):
+        return []
+    return list(dict.fromkeys(job.encoder for job in regression.jobs(inputs.study) if job.probe == "abmil"))
+
+
+def _with_attention(inputs: Inputs) -> Keys:
+    found = inputs.stage(regression)
+    return found if found and _attending(inputs) else None
+
+
+def _curves(inputs: Inputs) -> pd.DataFrame:
+    """Training curves of attention MIL of every encoder under the primary scheme."""
+    import h5py
+    from anndata.io import read_elem
+
+    frames = []
+    for encoder in _attending(inputs):
+        with h5py.File(inputs.study.predictions_h5ad(inputs.scheme, encoder, "abmil"), "r") as file:
+            frames.append(read_elem(file["uns/wsibench/curves"]).assign(encoder=encoder))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _attention_encoder(inputs: Inputs) -> str:
+    """Best encoder of those with attention."""
+    board = in_order(inputs["leaderboard"])
+    return next(encoder for encoder, probe, _ in board if probe == "abmil" and encoder != FUSION)
+
+
+def attention_options(inputs: Inputs) -> dict[str, str]:
+    """Label of the attention that is shown."""
+    names = [_attention_encoder(inputs), probe_name("abmil"), scheme_name(inputs.scheme)]
+    return {"label": ", ".join(names)}
+
+
+def _attention(inputs: Inputs) -> pd.DataFrame:
+    path = inputs.study.attention_parquet(inputs.scheme, _attention_encoder(inputs), "abmil")
+    return pd.read_parquet(path)
+
+
+def _shown(study: Study, n: int) -> pd.DataFrame:
+    """Rows of cohort.csv of at most `n` slides that have tiles and a file, one a site before any site has two.
+
+    Raises
+    ------
+    NotReady
+        When no slide has been tiled and none has failed either.
+    """
+    if tiling.not_applicable(study):
+        return pd.DataFrame()
+    rows = cohort.read_cohort(study).set_index("slide_id", drop=False).loc[tiling.tiled_slides(study)]
+    if rows.empty and not read_failures(study.failures_csv):
+        raise NotReady(f"No slide of {study.name} has been tiled.", "Run 02_tiling.")
+    order = rows.groupby("site", sort=False).cumcount().sort_values(kind="stable").index
+    return rows.loc[list(islice((slide for slide in order if Path(rows.loc[slide, "path"]).exists()), n))]
+
+
+def _tiles(study: Study, slide_id: str, *, dropped: bool = False) -> pd.DataFrame:
+    return tiling.read_tiles(study.tiles_parquet(slide_id), dropped=dropped)
+
+
+def _slides(n: int, least: int, load: Callable[[Study, pd.DataFrame], Any]) -> Source:
+    """Something of at most `n` slides; a study with fewer than `least` of them does not have it."""
+
+    def keys(inputs: Inputs) -> Keys:
+        shown = _shown(inputs.study, n)
+        paths = [inputs.study.tiles_parquet(slide) for slide in shown.index]
+        return [key_at(path) for path in paths] if len(shown) >= least else None
+
+    return Source(keys, lambda inputs: load(inputs.study, _shown(inputs.study, n)))
+
+
+SOURCES = {
+    **{name: _table(name) for name in ("differences", "spread", "adjusted", "sets", "targets", "groups", "measures")},
+    **{name: _table(name) for name in ("rank_frequencies", "sites", "leaderboard")},
+    "null_table": Source(_ranked, lambda inputs: ranking.read(inputs.study, "null")),
+    "null": Source(_ranked, _null),
+    "scores": Source(_ranked, lambda inputs: pd.read_parquet(inputs.study.scores_parquet)),
+    "permuted": Source(_ranked, _permuted),
+    "best_predictions": Source(_ranked, _best_predictions),
+    "best_rho": Source(_ranked, _best_rho),
+    "curves": Source(_with_attention, _curves),
+    "attention": Source(lambda inputs: inputs.keys("leaderboard") and _with_attention(inputs), _attention),
+    "benchmark": Source(
+        lambda inputs: inputs.stage(assembly), lambda inputs: assembly.read_benchmark(inputs.study.benchmark_h5ad)
+    ),
+    "cohort": Source(
+        lambda inputs: None if cohort.not_applicable(inputs.study) else [key_at(inputs.study.cohort_csv)],
+        lambda inputs: cohort.read_cohort(inputs.study),
+    ),
+    "slide_path": _slides(1, 1, lambda study, rows: rows["path"].iloc[0]),
+    "slide_tiles": _slides(1, 1, lambda study, rows: _tiles(study, rows.index[0], dropped=True)),
+    "gallery": _slides(
+        MAX_GALLERY, 1, lambda study, rows: {path: _tiles(study, slide) for slide, path in rows["path"].items()}
+    ),
+    "thumbnails": _slides(
+        MAX_SLIDES, 2, lambda study, rows: tiling.thumbnails(rows, study.tiles.slide_mpp, study.tiles.tile_um)
+    ),
+}
+"""Every input by name."""
