@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsibench.cli.main import main
 from wsibench.cli.stages import STAGES, status, statuses
-from wsibench.core import CHECKOUT, Study
+from wsibench.core import CHECKOUT, Study, meta_path
 
 MINI = """\
 title: A simulated cohort in miniature
@@ -128,6 +129,17 @@ def test_one_more_encoder_leaves_the_others_alone(changed):
     line = str(status(study, STAGES[2]))
     n_slides = len(pd.read_csv(study.cohort_csv))
     assert f"{n_slides} of {3 * n_slides} files: {n_slides} missing" in line
+    assert due(study) == [stage.name for stage in STAGES[2:]]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}"])
+def test_damaged_bookkeeping_makes_due_and_is_no_traceback(changed, content):
+    study = changed("title: A", "title: A")
+    study.failures_csv.write_bytes(content)
+    for path in (study.cohort_csv, study.benchmark_h5ad, study.leaderboard_csv):
+        meta_path(path).write_bytes(content)
+    assert {"01_cohort", "04_assembly", "06_ranking"} <= set(due(study))
+    assert main(["status", "mini"]) == 0
 
 
 def test_a_damaged_file_is_made_again_to_the_same_values(changed):

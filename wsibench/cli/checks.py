@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from wsibench.core import Study, WsibenchError, data_root, n_workers, parallel_m
 if TYPE_CHECKING:
     from wsibench.tiling import TilingTask
 
+WARNING = "warning: "
 SAMPLED_SLIDES = 20
 # Free disk space below which a run probably ends early.
 NEEDED_GB = 5.0
@@ -28,6 +29,7 @@ class Finding:
     found: str
 
     def __str__(self) -> str:
+        """Format as a line for a terminal."""
         return f"{'ok   ' if self.good else 'FAULT'} {self.what:<14} {self.found}"
 
 
@@ -58,7 +60,7 @@ def faults(study: Study, stages: Iterable[Stage] = STAGES, *, download: bool = F
     Returns
     -------
     dict
-        Faults in plain words, by stage.
+        Messages by stage; those that begin with ``warning: `` do not stop the stage.
     """
     found = {}
     for stage in stages:
@@ -69,15 +71,30 @@ def faults(study: Study, stages: Iterable[Stage] = STAGES, *, download: bool = F
     return found
 
 
-def check(study: Study, stages: Iterable[Stage] = STAGES) -> None:
-    """Raise all faults of a study at once.
+def check(study: Study, stages: Iterable[Stage] = STAGES, say: Callable[[str], None] = print) -> None:
+    """Raise all faults of a study at once, and print its warnings.
+
+    Parameters
+    ----------
+    study
+        The study.
+    stages
+        Stages to check.
+    say
+        Function that is called with every warning.
 
     Raises
     ------
     WsibenchError
         With one line a fault.
     """
-    lines = [f"{name}: {fault}" for name, found in faults(study, stages, download=True).items() for fault in found]
+    lines = []
+    for name, found in faults(study, stages, download=True).items():
+        for message in found:
+            if message.startswith(WARNING):
+                say(f"{name:<14} {message}")
+            else:
+                lines.append(f"{name}: {message}")
     if lines:
         raise WsibenchError("\n  ".join([f"Study {study.name} cannot run as it is:", *dict.fromkeys(lines)]))
 

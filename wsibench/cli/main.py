@@ -211,11 +211,13 @@ def _encoders(asked: argparse.Namespace) -> int:
 
 
 def _doctor(asked: argparse.Namespace) -> int:
-    from wsibench.cli.checks import Finding, faults, machine
+    from wsibench.cli.checks import WARNING, Finding, faults, machine
 
     findings = machine()
     for name, found in faults(Study.load(asked.study)).items() if asked.study else []:
-        findings += [Finding(False, name, fault) for fault in found] or [Finding(True, name, "no fault found")]
+        findings += [Finding(each.startswith(WARNING), name, each) for each in found] or [
+            Finding(True, name, "no fault found")
+        ]
     print(*findings, sep="\n")
     return 0 if all(one.good for one in findings) else 1
 

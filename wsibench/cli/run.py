@@ -32,7 +32,7 @@ def run(
     """
     chosen = select_stages(first, last)
     say(f"{study.title} (study {study.name}, key {study.key})")
-    check(study, chosen)
+    check(study, chosen, say)
     for stage in chosen:
         before = status(study, stage)
         if before.state == "not applicable" or (before.state == "done" and not force):
@@ -43,7 +43,7 @@ def run(
         execute(study, stage, say)
         say(f"{stage.name:<14} done            in {time.monotonic() - started:.0f} s")
         if stage is STAGES[0]:
-            check(study, chosen)  # against the cohort, which is known from now on
+            check(study, chosen, say)  # against the cohort, which is known from now on
     if STAGES[-1] in chosen:
         from wsibench import figures
 

@@ -60,6 +60,7 @@ class Status:
     why: str
 
     def __str__(self) -> str:
+        """Format as a line for a terminal."""
         return f"{self.stage.name:<14} {self.state:<15} {self.why}"
 
 

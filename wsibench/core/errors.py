@@ -18,6 +18,7 @@ class WsibenchError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
+        """Join the error and its remedy."""
         return f"{self.what} {self.remedy}".strip()
 
 

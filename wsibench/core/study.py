@@ -62,7 +62,7 @@ class Study(Paths, Section):
     def _name_definitions(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Reduce own encoders and folders of features to names of encoders, and keep their definitions apart."""
         content = dict(content)
-        own = {}
+        own: dict[str, dict[str, Any]] = {}
         for section in ("encoders", "controls"):
             if isinstance(listed := content.get(section), list):
                 records = [
@@ -108,7 +108,7 @@ class Study(Paths, Section):
         """
         path = _find(name)
         content = _read_yaml(path)
-        parts = {}
+        parts: dict[str, Study] = {}
         if isinstance(content.get("train"), str) and isinstance(content.get("test"), str):
             content, parts = _external(path, name, content)
         try:
