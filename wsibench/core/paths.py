@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 # The clone that this package runs from, with notebooks/, data/ and figures/.
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -19,8 +20,34 @@ def figures_root() -> Path:
     return data_root().parent / "figures" if os.environ.get("WSIBENCH_DATA") else CHECKOUT / "figures"
 
 
+class _Below:
+    """Attribute that is a path below the study's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, study: Any, _: type) -> Path:
+        return study.root / self.name
+
+
 class Paths:
     """Paths of a study's files, which follow from its name."""
+
+    notebooks = _Below("notebooks")  # executed notebooks
+    slides = _Below("slides")  # raw slides that the study simulates or downloads
+    rna = _Below("rna")  # raw expression files that the study downloads
+    gdc = _Below("gdc")  # answers of the GDC, and tables made of them
+    truth = _Below("truth")  # ground truth of a simulated cohort
+    cohort_csv = _Below("cohort.csv")  # sample table, one row a slide
+    expression_h5ad = _Below("expression.h5ad")  # measured expression, patients × genes
+    exclusions_csv = _Below("exclusions.csv")  # slides, patients and genes that the cohort excludes
+    failures_csv = _Below("failures.csv")  # slides that a stage could not process
+    benchmark_h5ad = _Below("benchmark.h5ad")  # patients × genes, with one mean feature vector an encoder in obsm
+    benchmark_exclusions_csv = _Below("benchmark.exclusions.csv")  # patients and feature columns it excludes
+    scores_parquet = _Below("scores.parquet")  # one row a scheme, encoder, probe and gene
+    leaderboard_csv = _Below("leaderboard.csv")  # one row a scheme, encoder and probe
+    sites_csv = _Below("sites.csv")  # site predictability from each encoder's features
+    warnings_csv = _Below("warnings.csv")  # warnings about the leaderboard
 
     @property
     def name(self) -> str:
@@ -36,81 +63,6 @@ class Paths:
     def figures(self) -> Path:
         """Folder ``figures/<study>`` of figures and report."""
         return figures_root() / self.name
-
-    @property
-    def notebooks(self) -> Path:
-        """Executed notebooks."""
-        return self.root / "notebooks"
-
-    @property
-    def slides(self) -> Path:
-        """Raw slides that the study generates or downloads."""
-        return self.root / "slides"
-
-    @property
-    def rna(self) -> Path:
-        """Raw expression files that the study downloads."""
-        return self.root / "rna"
-
-    @property
-    def gdc(self) -> Path:
-        """Answers of the GDC, and tables made of them."""
-        return self.root / "gdc"
-
-    @property
-    def truth(self) -> Path:
-        """Ground truth of a simulated cohort."""
-        return self.root / "truth"
-
-    @property
-    def cohort_csv(self) -> Path:
-        """Sample table, one row a slide."""
-        return self.root / "cohort.csv"
-
-    @property
-    def expression_h5ad(self) -> Path:
-        """Measured expression, patients × genes."""
-        return self.root / "expression.h5ad"
-
-    @property
-    def exclusions_csv(self) -> Path:
-        """Slides, patients and genes of the input tables that the study excludes."""
-        return self.root / "exclusions.csv"
-
-    @property
-    def failures_csv(self) -> Path:
-        """Slides that a stage could not process."""
-        return self.root / "failures.csv"
-
-    @property
-    def benchmark_h5ad(self) -> Path:
-        """Patients × genes, with one mean feature vector an encoder in obsm."""
-        return self.root / "benchmark.h5ad"
-
-    @property
-    def benchmark_exclusions_csv(self) -> Path:
-        """Patients and feature columns of the cohort that the benchmark excludes."""
-        return self.root / "benchmark.exclusions.csv"
-
-    @property
-    def scores_parquet(self) -> Path:
-        """One row a scheme, encoder, probe and gene."""
-        return self.root / "scores.parquet"
-
-    @property
-    def leaderboard_csv(self) -> Path:
-        """One row a scheme, encoder and probe."""
-        return self.root / "leaderboard.csv"
-
-    @property
-    def sites_csv(self) -> Path:
-        """Site predictability from each encoder's features."""
-        return self.root / "sites.csv"
-
-    @property
-    def warnings_csv(self) -> Path:
-        """Warnings about the leaderboard: few patients, few sites, no controls."""
-        return self.root / "warnings.csv"
 
     def tiles_parquet(self, slide_id: str) -> Path:
         """Tiles of one slide."""
