@@ -63,8 +63,16 @@ def reload(folder, **sections):
     return study
 
 
+def new(study):
+    """Rows of the features that `embed_slides` makes now."""
+    made = embedding.embed_slides(study)
+    return made[made["new"]]
+
+
 def test_every_encoder_embeds_every_tile(study):
     made = embedding.embed_slides(study)
+    assert made["new"].all()
+    assert (made["seconds"] > 0).all()
     assert made[["slide_id", "encoder", "n_tiles"]].to_numpy().tolist() == [
         ["a", "colour", 5], ["a", "texture", 5], ["b", "colour", 5], ["b", "texture", 5],
     ]  # fmt: skip
@@ -93,17 +101,19 @@ def test_attributes_describe_the_features(study):
 def test_current_features_are_not_made_again_and_a_new_encoder_changes_no_other(study):
     embedding.embed_slides(study)
     assert {artefact.due() for artefact in embedding.expected(study)} == {None}
-    assert embedding.embed_slides(study).empty
+    again = embedding.embed_slides(study)
+    assert len(again) == 4
+    assert not again["new"].any()
     before = study.features_h5("colour", "a").stat().st_mtime_ns
     more = reload(study.root, encoders=["colour", "texture", "random-vit"])
-    assert set(embedding.embed_slides(more).encoder) == {"random-vit"}
+    assert set(new(more).encoder) == {"random-vit"}
     assert study.features_h5("colour", "a").stat().st_mtime_ns == before
 
 
 def test_a_changed_file_is_made_again(study):
     embedding.embed_slides(study)
     study.features_h5("texture", "b").write_bytes(b"cut")
-    assert embedding.embed_slides(study)[["slide_id", "encoder"]].to_numpy().tolist() == [["b", "texture"]]
+    assert new(study)[["slide_id", "encoder"]].to_numpy().tolist() == [["b", "texture"]]
 
 
 def test_an_unreadable_slide_is_a_failure_row_and_others_are_embedded(study):
@@ -126,9 +136,9 @@ def test_too_many_failures_stop_the_stage(study):
 
 
 def test_the_finest_encoder_decides_the_decoded_resolution(study):
-    assert embedding.wanted_mpp(study) == 0.5
+    assert stage.wanted_mpp(study) == 0.5
     finer = study.model_copy(update={"encoders": ["colour", "medsiglip"]})
-    assert embedding.wanted_mpp(finer) == 0.25
+    assert stage.wanted_mpp(finer) == 0.25
 
 
 def test_a_study_without_encoders_is_not_applicable(study):
@@ -148,16 +158,16 @@ def test_imported_features_join_those_made_here(study, tmp_path):
     np.testing.assert_array_equal(read_features(joined.features_h5("theirs", "broken"))[0], features)
     failures = pd.read_csv(joined.failures_csv)
     assert failures[failures.stage == "embedding"].slide_id.tolist() == ["b"]  # it has no file in the folder
-    assert embedding.embed_slides(joined).empty
+    assert new(joined).empty
 
     write_features(tmp_path / "a.h5", features + 1, np.zeros((3, 2)))
-    assert embedding.embed_slides(joined)[["slide_id", "encoder"]].to_numpy().tolist() == [["a", "theirs"]]
+    assert new(joined)[["slide_id", "encoder"]].to_numpy().tolist() == [["a", "theirs"]]
 
 
 def test_geometry_card_decodes_the_size_before_the_crop(study):
     finer = study.model_copy(update={"encoders": ["dinov2-small"], "embedding": Embedding(geometry="card")})
-    assert embedding.wanted_mpp(finer) == 112 / 256
-    assert embedding.wanted_mpp(finer.model_copy(update={"embedding": Embedding()})) == 0.5
+    assert stage.wanted_mpp(finer) == 112 / 256
+    assert stage.wanted_mpp(finer.model_copy(update={"embedding": Embedding()})) == 0.5
 
 
 def test_slides_in_threads_have_the_same_features_as_one_by_one(study, monkeypatch):

@@ -12,10 +12,8 @@ from .features import read_coords as read_coords, read_features as read_features
 from .models import load as load
 from .one_pass import embed as embed, embed_slide as embed_slide
 from .stage import (
-    FORMAT as FORMAT,
     embed_slides as embed_slides,
     expected as expected,
     made_by as made_by,
     not_applicable as not_applicable,
-    wanted_mpp as wanted_mpp,
 )

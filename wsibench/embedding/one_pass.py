@@ -144,27 +144,20 @@ def embed_slide(
     return [stored[decoded] for stored in features], decoded
 
 
-def make_features(task: Task) -> tuple[int, float]:
-    """Make and write the features of one slide.
-
-    Returns
-    -------
-    n_tiles
-        Number of tiles with features.
-    seconds
-        Duration.
-    """
+def make_features(task: Task) -> None:
+    """Make and write the features of one slide."""
     started = time.monotonic()
     if task.imported:
-        return _import(task, task.imported), time.monotonic() - started
+        _import(task, task.imported, started)
+        return
     with task.fetched():
         if task.tiling and task.tiling.artefact.due():
             tiling.tile_slide(task.tiling)
         with _a_device() as device:
-            return _embed(task, device), time.monotonic() - started
+            _embed(task, device, started)
 
 
-def _embed(task: Task, device: str) -> int:
+def _embed(task: Task, device: str, started: float) -> None:
     models = [_loaded(output, task.geometry, device) for output in task.outputs]
     tiles = tiling.read_tiles(task.tiles)
     tile_um, slide_mpp = tiles.attrs["tile_um"], tiles.attrs["slide_mpp"]
@@ -180,20 +173,22 @@ def _embed(task: Task, device: str) -> int:
         )
     xy = tiles[["x", "y"]].to_numpy()[decoded]
     attrs = {"slide_mpp": slide_mpp, "tile_um": tile_um, "decoded_px": px, "geometry": task.geometry}
-    facts = {"device": device, "n_undecodable": int((~decoded).sum())}
+    facts = {"device": device, "n_undecodable": int((~decoded).sum()), **_cost(len(xy), started)}
     with ExitStack() as stack:  # all features of a slide get their names together
         for output, made in zip(task.outputs, features, strict=True):
             _write(stack.enter_context(_writing(task, output, **facts)), output, made, xy, attrs)
-    return len(xy)
 
 
-def _import(task: Task, folder: FeatureFolder) -> int:
+def _import(task: Task, folder: FeatureFolder, started: float) -> None:
     [output] = task.outputs
     path = find_import(task.path, folder.layout, task.slide_id)
     features, coords = read_import(path, folder, output.encoder.dim)
-    with _writing(task, output, imported_from=str(path)) as temporary:
+    with _writing(task, output, imported_from=str(path), **_cost(len(features), started)) as temporary:
         _write(temporary, output, features, coords, {"layout": folder.layout})
-    return len(features)
+
+
+def _cost(n_tiles: int, started: float) -> dict[str, float]:
+    return {"n_tiles": n_tiles, "seconds": round(time.monotonic() - started, 3)}
 
 
 def _writing(task: Task, output: Output, **facts: Any) -> AbstractContextManager[Path]:

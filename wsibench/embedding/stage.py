@@ -14,7 +14,6 @@ from wsibench.cohort.build import read_cohort
 from wsibench.core import (
     Artefact,
     Encoder,
-    Failure,
     SlideError,
     Study,
     StudyError,
@@ -72,8 +71,7 @@ def expected(study: Study) -> list[Artefact]:
     NotReady
         If a slide has neither been tiled nor failed.
     """
-    ready = [Ready(encoder, None, _known_hash(study, encoder)) for encoder in tile_encoders(study)]
-    return [output.artefact for task in _tasks(study, ready) for output in task.outputs]
+    return [output.artefact for task in _tasks(study, _known(study)) for output in task.outputs]
 
 
 def embed_slides(study: Study) -> pd.DataFrame:
@@ -85,8 +83,8 @@ def embed_slides(study: Study) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row for each slide and encoder that was due: slide_id, encoder, n_tiles, seconds (of the slide's
-        whole pass).
+        One row for each slide and encoder that has features: slide_id, encoder, n_tiles, seconds (of the pass
+        over the slide, for all encoders that were due), device, new (bool, made by this call).
 
     Raises
     ------
@@ -95,34 +93,42 @@ def embed_slides(study: Study) -> pd.DataFrame:
     TooManyFailures
         If more slides fail than the study's limits allow; each is a row of failures.csv.
     """
-    due, n_slides = _due_tasks(study)
+    every = _tasks(study, _known(study))
+    if _due(every):
+        folders = [(each, find_weights(study, each.name, download=True)) for each in tile_encoders(study)]
+        every = _tasks(study, [Ready(each, folder, weights_hash(each, folder)) for each, folder in folders])
+    due = _due(every)
     threads = len(devices()) * IN_FLIGHT if due and devices() != ("cpu",) else None
     results = parallel_map(make_features, due, label="03 embedding", errors="return", threads=threads)
-    failures: list[Failure] = []
-    rows = []
-    for task, result in zip(due, results, strict=True):
-        if isinstance(result, BaseException):
-            failures += [failure(task.slide_id, STAGE, output.artefact.key, result) for output in task.outputs]
-        else:
-            rows += [(task.slide_id, output.encoder.name, *result) for output in task.outputs]
-    record_failures(study.failures_csv, STAGE, failures)
-    one_per_slide = list({row.slide_id: row for row in failures}.values())
-    check_failures(one_per_slide, n_slides, study.limits.failed_slides)
-    made = pd.DataFrame(rows, columns=["slide_id", "encoder", "n_tiles", "seconds"])
-    return made.sort_values(["slide_id", "encoder"], ignore_index=True)
+    failed = [(task, error) for task, error in zip(due, results, strict=True) if isinstance(error, BaseException)]
+    rows = [
+        failure(task.slide_id, STAGE, output.artefact.key, error) for task, error in failed for output in task.outputs
+    ]
+    record_failures(study.failures_csv, STAGE, rows)
+    one_per_slide = list({row.slide_id: row for row in rows}.values())
+    check_failures(one_per_slide, len({task.slide_id for task in every}), study.limits.failed_slides)
+    return _summary(every, new={output.artefact.key for task in due for output in task.outputs})
 
 
-def _due_tasks(study: Study) -> tuple[list[Task], int]:
-    """Return the features to make, with the weights fetched, and the number of slides that should have features."""
-    if not any(artefact.due() for artefact in expected(study)):
-        return [], 0
-    ready = []
-    for encoder in tile_encoders(study):
-        folder = find_weights(study, encoder.name, download=True)
-        ready.append(Ready(encoder, folder, weights_hash(encoder, folder)))
-    every = _tasks(study, ready)
+def _known(study: Study) -> list[Ready]:
+    return [Ready(encoder, None, _known_hash(study, encoder)) for encoder in tile_encoders(study)]
+
+
+def _due(every: list[Task]) -> list[Task]:
     due = [replace(task, outputs=tuple(each for each in task.outputs if each.artefact.due())) for task in every]
-    return [task for task in due if task.outputs], len({task.slide_id for task in every})
+    return [task for task in due if task.outputs]
+
+
+def _summary(every: list[Task], new: set[str]) -> pd.DataFrame:
+    rows = []
+    for task in every:
+        for output in task.outputs:
+            meta = None if output.artefact.due() else read_meta(output.artefact.path)
+            if meta:
+                facts = [meta["facts"].get(name) for name in ("n_tiles", "seconds", "device")]
+                rows.append([task.slide_id, output.encoder.name, *facts, output.artefact.key in new])
+    made = pd.DataFrame(rows, columns=["slide_id", "encoder", "n_tiles", "seconds", "device", "new"])
+    return made.sort_values(["slide_id", "encoder"], ignore_index=True)
 
 
 def _tasks(study: Study, ready: list[Ready]) -> list[Task]:

@@ -1,7 +1,6 @@
-from .slides import MAX_BAD as MAX_BAD, Resolution as Resolution, Slide as Slide, open_slide as open_slide
+from .slides import Slide as Slide, open_slide as open_slide
 from .thumbnails import Thumbnail as Thumbnail, thumbnail as thumbnail, thumbnails as thumbnails
 from .tiles import (
-    FORMAT as FORMAT,
     TilingTask as TilingTask,
     expected as expected,
     not_applicable as not_applicable,
