@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures shared by the tests of all folders."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ import tifffile
 
 @pytest.fixture
 def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder that this test's studies live in."""
+    """An empty data folder for the studies of one test."""
     root = tmp_path / "data"
     root.mkdir()
     monkeypatch.setenv("WSIBENCH_DATA", str(root))

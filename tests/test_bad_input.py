@@ -1,4 +1,4 @@
-"""Tables that are odd but usable give numbers all the way to the leaderboard; others one clear error."""
+"""Odd but usable tables give finite numbers up to the leaderboard; unusable ones one clear error."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def in_process(monkeypatch):
 
 @pytest.fixture
 def rank(data_root):
-    """Rank a trial after its tables have been spoiled: (leaderboard, study)."""
+    """Rank a study with odd tables; returns its leaderboard and the study."""
 
     def run(*, n=N, sites=4, values=None, poor=None, site=None, **sections):
         folder = data_root / "odd"
@@ -96,10 +96,10 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_tables_give_finite_numbers(rank, name):
-    spoiled = {key: value for key, value in ODD[name].items() if key != "sections"}
+    odd = {key: value for key, value in ODD[name].items() if key != "sections"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnevenFolds)
-        board, study = rank(**spoiled, **ODD[name].get("sections", {}))
+        board, study = rank(**odd, **ODD[name].get("sections", {}))
     assert np.isfinite(board[NUMBERS]).all(axis=None)
     assert board[NUMBERS].abs().le(1).all(axis=None)
     assert (board["ci_low"] <= board["mean_rho"]).all()
@@ -126,9 +126,9 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_unusable_tables_are_one_clear_error(rank, name):
-    spoiled, said = UNUSABLE[name]
-    with pytest.raises(CohortError, match=said) as raised:
-        rank(**spoiled)
+    odd, message = UNUSABLE[name]
+    with pytest.raises(CohortError, match=message) as raised:
+        rank(**odd)
     assert raised.value.remedy
     assert not ranking.Study.load("odd").leaderboard_csv.exists()
 
@@ -140,6 +140,6 @@ def test_a_site_with_all_but_a_few_leaves_the_folds_nothing_to_compare(rank):
     board, study = rank(site=lambda _: sites, folds={"n": 5, "schemes": ["preserved-site"]})
     assert np.isfinite(board[NUMBERS]).all(axis=None)
     assert ranking.read(study, "differences")[["p_corrected_t", "p_equal"]].isna().all(axis=None)
-    said = caveats.read(study).set_index("what")["message"]
-    assert said["site share"].startswith("Site S0 has 36 of 40 patients")
-    assert "Folds of 3 patients or fewer are not scored: 4." in said["fold size"]
+    message = caveats.read(study).set_index("what")["message"]
+    assert message["site share"].startswith("Site S0 has 36 of 40 patients")
+    assert "Folds of 3 patients or fewer are not scored: 4." in message["fold size"]

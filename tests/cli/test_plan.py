@@ -1,4 +1,4 @@
-"""What a GDC cohort will cost, told before anything is fetched."""
+"""Size, time and disk space of a GDC cohort before its download."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_gigabytes_hours_and_disk(server: GdcServer, data_root: Path) -> None:
     assert len(server.log) == before, "the answer is kept"
 
 
-def test_what_is_here_is_not_to_be_fetched(server: GdcServer, data_root: Path, tmp_path: Path) -> None:
+def test_present_files_are_not_downloaded(server: GdcServer, data_root: Path, tmp_path: Path) -> None:
     [hit] = [hit for hit in server.hits.values() if hit["file_size"] == 3e9]
     save(tmp_path / "have", hit, b"x")
     plan = cohort_plan(study_with(data_root, slides=str(tmp_path / "have"))).set_index("item")
@@ -56,9 +56,9 @@ def test_what_is_here_is_not_to_be_fetched(server: GdcServer, data_root: Path, t
 def test_on_the_command_line(server: GdcServer, data_root: Path, capsys: pytest.CaptureFixture) -> None:
     study_with(data_root, stream=True)
     assert cli.main(["cohort", "t", "--plan", "--mb-per-s", "100"]) == 0
-    said = capsys.readouterr().out
-    assert "at 100 MB/s" in said
-    assert "disk free" in said
+    printed = capsys.readouterr().out
+    assert "at 100 MB/s" in printed
+    assert "disk free" in printed
 
 
 def test_the_tracked_study_has_a_plan(server: GdcServer, data_root: Path) -> None:

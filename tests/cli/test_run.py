@@ -1,4 +1,4 @@
-"""The seven notebooks from a study.yaml to a report, run as a user runs them, broken off and changed."""
+"""The seven notebooks of a study are run, interrupted and run again after changes."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def papermill(root: Path, name: str, *arguments: str) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory) -> tuple[Path, str]:
-    """A data folder in which the study `mini` has been run, and what the run said."""
+    """A data folder in which the study `mini` has been run, and what the run printed."""
     root = tmp_path_factory.mktemp("run") / "data"
     (root / "mini").mkdir(parents=True)
     (root / "mini" / "study.yaml").write_text(MINI)
@@ -88,12 +88,12 @@ def due(study: Study) -> list[str]:
     return [one.stage.name for one in statuses(study) if one.state == "due"]
 
 
-def test_a_run_leaves_what_it_promises(mini, study):
-    said = mini[1]
+def test_a_run_makes_all_outputs(mini, study):
+    printed = mini[1]
     for stage in STAGES:
-        assert f"{stage.name}" in said
+        assert f"{stage.name}" in printed
         assert (study.figures / "notebooks" / f"{stage.name}.html").exists()
-    assert str(study.figures / "index.html") in said
+    assert str(study.figures / "index.html") in printed
     board = pd.read_csv(study.leaderboard_csv)
     assert list(board.columns) == COLUMNS.split()
     assert set(board["encoder"]) == {"colour", "random-vit", "site", "oracle"}
@@ -202,7 +202,7 @@ def test_a_failing_notebook_is_named_with_its_error(mini, tmp_path):
     assert "Traceback" not in ran.stderr
 
 
-def test_vectors_alone_are_a_study_and_stages_on_tiles_say_so(study, tmp_path):
+def test_feature_tables_alone_skip_the_stages_on_tiles(study, tmp_path):
     root = tmp_path / "data"
     folder = root / "vectors"
     folder.mkdir(parents=True)

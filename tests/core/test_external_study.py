@@ -38,7 +38,7 @@ def test_features_are_named_and_defined_elsewhere(write):
     assert "a (to train on) and b (to be tested on)" in study.no_cohort
 
 
-def test_units_that_differ_are_none(write):
+def test_different_units_count_as_unknown(write):
     write("b", {**PART, "expression": {"unit": "zscore"}})
     assert write("ab", {**BOTH, "encoders": ["colour"]}).expression.unit == "as_is"
 
@@ -61,18 +61,18 @@ def test_units_that_differ_are_none(write):
         ({**BOTH, "encoders": ["colour"], "folds": {"schemes": ["random-patient"]}}, r"can have a `seed` only"),
     ],
 )
-def test_what_has_no_meaning_is_refused(write, content, message):
+def test_settings_of_the_two_studies_are_refused(write, content, message):
     with pytest.raises(StudyError, match=message):
         write("ab", content)
 
 
-def test_a_study_of_two_others_is_no_cohort(write):
+def test_external_studies_cannot_be_nested(write):
     write("ab", {**BOTH, "encoders": ["colour"]})
     with pytest.raises(StudyError, match="names ab, which has no cohort of its own"):
         write("abb", {**BOTH, "train": "ab"})
 
 
-def test_the_scheme_is_of_such_studies_alone(write):
+def test_external_folds_need_an_external_study(write):
     with pytest.raises(StudyError, match="`external` is for studies with `train` and `test`"):
         write("a", {**PART, "folds": {"schemes": ["external"]}})
 

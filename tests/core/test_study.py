@@ -27,7 +27,7 @@ def test_tracked_studies_load(monkeypatch):
         assert Study.load(name).name == name
 
 
-def test_unknown_study_names_those_there_are(data_root):
+def test_unknown_study_lists_the_known_ones(data_root):
     with pytest.raises(StudyError, match=r"no study 'dmo'.*demo.*real-slides"):
         Study.load("dmo")
     with pytest.raises(StudyError, match="no study"):
@@ -50,7 +50,7 @@ def test_unknown_study_names_those_there_are(data_root):
         ("probes: ridge", r"`probes` = 'ridge'"),
     ],
 )
-def test_what_is_wrong_and_what_is_allowed_is_said(data_root, extra, message):
+def test_invalid_values_are_named(data_root, extra, message):
     with pytest.raises(StudyError, match=message):
         written(data_root, SMALLEST + extra)
 
@@ -71,7 +71,7 @@ def test_unset_variable_is_named(data_root, monkeypatch):
     assert study.resolve("tables/x.csv") == data_root / "mine" / "tables" / "x.csv"
 
 
-def test_key_follows_what_decides_a_result(data_root):
+def test_key_depends_on_all_settings_but_the_title(data_root):
     key = written(data_root, SMALLEST).key
     assert written(data_root, SMALLEST.replace("T", "Other title")).key == key
     assert written(data_root, SMALLEST + "tiles: {tile_um: 112}").key == key, "stating a default changes nothing"

@@ -60,7 +60,7 @@ printable = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), m
 @given(st.lists(printable, min_size=1, max_size=5, unique=True), st.integers(0, 99))
 @example(["NA", "007", "1e5"], 0)
 @settings(deadline=None, max_examples=50)
-def test_what_was_written_is_what_is_read(tmp_path_factory, ids, seed):
+def test_written_tables_are_read_unchanged(tmp_path_factory, ids, seed):
     values = np.random.default_rng(seed).normal(size=(len(ids), 3))
     frame = pd.DataFrame(values, index=pd.Index(ids, name="id"), columns=["a", "b", "007"])
     path = tmp_path_factory.mktemp("round") / "table.csv"
