@@ -41,12 +41,12 @@ def test_noise_has_finite_statistics(name):
 
 
 @pytest.mark.parametrize("stain", [0.7, 1.0, 1.3])
-def test_nuclei_are_counted_whatever_the_stain(stain):
+def test_nuclei_are_counted_at_every_stain_intensity(stain):
     nuclei = grid(25)
     assert statistics.texture(tissue(nuclei, 5, stain=stain))[0] == len(nuclei)
 
 
-def test_touching_nuclei_are_told_apart():
+def test_touching_nuclei_are_separated():
     pairs = [(x + offset, y) for x, y in grid(50) for offset in (0, 11)]
     vector = statistics.texture(tissue(pairs, 6))
     assert vector[0] == len(pairs) / 2  # connected components
