@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.core import Scheme
-from wsibench.regression.folds import inner_groups, make_folds
+from wsibench.regression.folds import assign, inner_groups
 from wsibench.regression.probes.base import Fitted, Patients
 
 LATENTS, WIDTH = 5, 32
@@ -102,7 +102,7 @@ class Cohort:
         rng = np.random.default_rng((LAW, seed))
         drawn = cls.of_sites(cell, Sites.draw(cell, cell.sites, rng), cell.patients, rng)
         obs = pd.DataFrame({"site": drawn.site, "subtype": ""}, index=[f"P{i:06d}" for i in range(cell.patients)])
-        fold = make_folds(obs, scheme=cell.scheme, n=cell.folds, seed=seed).to_numpy()
+        fold = assign(obs, cell.scheme, cell.folds, seed).to_numpy()
         return replace(drawn, fold=fold, groups=inner_groups(obs, cell.scheme))
 
     @classmethod

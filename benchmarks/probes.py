@@ -86,7 +86,7 @@ def sklearn(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, 
 
 def with_halves(asked: argparse.Namespace) -> dict[str, float]:
     """All fits as 05_regression makes them, those on halves among them."""
-    from wsibench.regression.fit import out_of_fold
+    from wsibench.regression import out_of_fold
     from wsibench.regression.probes.base import Patients
     from wsibench.regression.probes.ridge import Ridge
 
@@ -94,7 +94,7 @@ def with_halves(asked: argparse.Namespace) -> dict[str, float]:
     for encoder in range(asked.encoders):
         x, y = cohort(asked.patients, asked.genes, asked.width, encoder)
         started = _cpu()
-        out_of_fold(Ridge(), Patients(ids, ids, mean=x), y, ids % FOLDS, with_halves=True)
+        out_of_fold(Ridge(), Patients(ids, ids, mean=x), y, ids % FOLDS, split_half=True)
         cpu_s += _cpu() - started
     return {"cpu_s": cpu_s, "fits": 3 * FOLDS * asked.encoders, "peak_gb": _peak()}
 
@@ -156,9 +156,9 @@ def probe_of(
     """An epoch as the probe trains it."""
     import torch
 
-    from wsibench.regression.probes.abmil import optimiser_of, train_epoch
+    from wsibench.regression.probes.abmil import make_optimiser, train_epoch
 
-    optimiser = optimiser_of(model, settings)
+    optimiser = make_optimiser(model, settings)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
     return lambda: train_epoch(model, tiles, z, batches, optimiser, schedule)
 

@@ -41,10 +41,9 @@ from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
 from wsibench.core import Scheme
-from wsibench.ranking import association as measures, bootstrap
+from wsibench.ranking import association as measures, bootstrap, training_variance
 from wsibench.ranking.caveats import COVERAGE
-from wsibench.regression import metrics as scores, split_half as halves
-from wsibench.regression.fit import out_of_fold
+from wsibench.regression import metrics as scores, out_of_fold
 from wsibench.regression.probes.base import Fitted, Patients
 from wsibench.regression.probes.ridge import Ridge
 
@@ -93,7 +92,7 @@ class Scored:
         for encoder in range(len(cohort.x)):
             probe = Remembering()
             patients = cohort.patients(encoder)
-            found.append(out_of_fold(probe, patients, cohort.y, cohort.fold, with_halves=True))
+            found.append(out_of_fold(probe, patients, cohort.y, cohort.fold, split_half=True))
             rho = [true_rho(cohort.cell, cohort.sites, encoder, weights) for weights in probe.fits[::3]]
             truth.append(scores.fisher_mean(np.stack(rho), n))
         rho = [scores.fold_spearman(cohort.y, each.predicted, cohort.fold).mean() for each in found]
@@ -106,7 +105,7 @@ def drawn(cohort: Cohort, scored: Scored, seed: int, methods: tuple[str, ...] = 
     clusters = np.arange(len(cohort.y)) if sites is None else sites
     data = (cohort.y, scored.predicted)
     weights = bootstrap.sample_weights(cohort.fold, draws=DRAWS, seed=seed, sites=sites)
-    noise = halves.training_draws(*data, scored.noise, cohort.fold, clusters, draws=DRAWS, seed=seed)[:, 0]
+    noise = training_variance.training_draws(*data, scored.noise, cohort.fold, clusters, draws=DRAWS, seed=seed)[:, 0]
     widening = 1.0 if sites is None else bootstrap.widening_for_sites(cohort.fold, sites)
     estimate, found = scored.rho.mean(axis=1), {}
     for method in methods:

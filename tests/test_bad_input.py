@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import trials
 
+from wsibench import regression
 from wsibench.core import CohortError
 from wsibench.ranking import caveats, leaderboard as ranking
-from wsibench.regression import fit as regression
 from wsibench.regression.folds import UnevenFolds
 
 NUMBERS = ["mean_rho", "ci_low", "ci_high", "median_rho"]

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly, tiling
+from wsibench import assembly, regression, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, Study, read_failures
 from wsibench.embedding import read_features
 from wsibench.ranking import leaderboard as ranking
-from wsibench.regression import fit as regression
 from wsibench.tiling import read_tiles
 
 pytestmark = pytest.mark.real

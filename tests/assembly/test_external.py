@@ -13,7 +13,7 @@ import pytest
 import trials
 import yaml
 
-from wsibench import assembly
+from wsibench import assembly, regression
 from wsibench.assembly import pooling
 from wsibench.cli import stages
 from wsibench.cohort import build as cohort
@@ -23,10 +23,8 @@ from wsibench.figures.catalogue import catalogue
 from wsibench.figures.inputs import Inputs
 from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.ranking.predictions import load_arm
-from wsibench.regression import fit as regression, folds
-from wsibench.regression.fit import jobs, out_of_fold, read_predictions
+from wsibench.regression import Patients, fits, folds, out_of_fold, read_predictions
 from wsibench.regression.metrics import permutation_within
-from wsibench.regression.probes.base import Patients
 from wsibench.regression.probes.ridge import Ridge
 
 N, SITES, GENES = 60, 12, trials.GENES
@@ -147,8 +145,8 @@ def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
     assert patients["external"].tolist() == [-1] * N + [0] * N
     assert patients["site"].iloc[[0, N]].tolist() == ["train:S0", "test:S0"]
     train, test = (assembly.read_benchmark(part.benchmark_h5ad) for part in study.parts.values())
-    for job in jobs(study):
-        predictions = read_predictions(job)
+    for fit in fits(study):
+        predictions = read_predictions(fit.predictions.path)
         assert predictions.obs_names.tolist() == test.obs_names.tolist()
         assert predictions.obs["fold"].eq(0).all()
         assert not predictions.layers["noise"].any(), "nobody who is predicted has trained a fit"
@@ -157,7 +155,9 @@ def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
     )
     genes = test.var_names[:-1]
     expected = Ridge().fit(seen, train[:, genes].X).predict(held)
-    np.testing.assert_allclose(read_predictions(jobs(study)[0])[:, genes].X, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        read_predictions(fits(study)[0].predictions.path)[:, genes].X, expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_patients_below_zero_are_trained_on_and_never_predicted():
@@ -182,13 +182,13 @@ def test_genes_of_one_study_are_left_out_and_counted(study):
 
 
 def test_the_training_pairing_is_shuffled_within_sites_and_the_test_patients_stay(study):
-    job, benchmark = jobs(study)[0], assembly.read_benchmark(study.benchmark_h5ad)
+    job, benchmark = fits(study)[0], assembly.read_benchmark(study.benchmark_h5ad)
     order = permutation_within(null.exchangeable(job, benchmark, "within-site"), np.random.default_rng(0))
     sites = benchmark.obs["site"].to_numpy()
     assert order[N:].tolist() == list(range(N, 2 * N))
     assert (order[:N] != np.arange(N)).any()
     assert (sites[order] == sites).all()
-    rho = null.read_null(job)
+    rho = null.read_null(study, job)
     assert rho.shape == (8, 3 * GENES)
     assert rho.iloc[:, :GENES].to_numpy().mean() < by_group(study)["good", "good"] - 0.2
 
@@ -232,7 +232,7 @@ def test_a_study_that_is_due_is_named_and_other_contents_make_another_key(copy):
     study = again(copy, "b")
     assert all(artefact.due() for artefact in assembly.expected(study))
     assembly.assemble(study)
-    assert {job.encoder for job in jobs(study) if job.artefact.due()} == {"good"}
+    assert {fit.encoder for fit in fits(study) if fit.due()} == {"good"}
 
 
 def test_the_boundary_between_cohorts_is_in_the_keys(copy):
@@ -319,8 +319,8 @@ def test_bags_come_from_the_study_that_has_the_patient(data_root, monkeypatch):
     assert benchmark.obs["slide_ids"].iloc[0] == benchmark.obs["slide_ids"].iloc[18]
     assert np.abs(means[0] - means[18]).max() > 0.1
     regression.regress(study)
-    job = next(job for job in jobs(study) if job.probe == "abmil")
-    assert np.isfinite(read_predictions(job).X).all()
+    fit = next(fit for fit in fits(study) if fit.probe == "abmil")
+    assert np.isfinite(read_predictions(fit.predictions.path).X).all()
     attention = pd.read_parquet(study.attention_parquet("external", "colour", "abmil"))
     assert attention["patient_id"].unique().tolist() == ids[18:].tolist()
     np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, rtol=1e-5)

@@ -11,10 +11,10 @@ from sklearn.preprocessing import StandardScaler
 
 from wsibench.core import CohortError, StudyError
 from wsibench.ranking import adjusted
+from wsibench.ranking.fusion import Fusion
 from wsibench.ranking.gene_sets import GeneSet
 from wsibench.ranking.predictions import Arm
-from wsibench.regression.fit import Job
-from wsibench.regression.metrics import fold_spearman
+from wsibench.regression import fold_spearman
 
 N, FOLDS = 300, 5
 FOLLOWERS, OWN, SILENT = 150, 20, 20
@@ -43,7 +43,7 @@ def planted(folder, axis: np.ndarray, *, subtypes: np.ndarray | None = None, **r
     return Arm(
         study=study,
         scheme="random-patient",
-        jobs=[Job(study, "random-patient", "good", "ridge")],
+        jobs=[Fusion(study, "random-patient", "ridge", (), "good")],
         ranked=np.array([True]),
         patients=np.array([f"P{i:03d}" for i in range(N)]),
         measured=measured,

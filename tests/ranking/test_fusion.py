@@ -7,7 +7,7 @@ import trials
 
 from wsibench.core import StudyError
 from wsibench.ranking import fusion, leaderboard as ranking
-from wsibench.regression.fit import Job, read_predictions, regress
+from wsibench.regression import read_predictions, regress
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def test_encoders_that_see_different_things_are_better_together(folder):
     good = groups[groups["group"] == "good"].set_index(["scheme", "encoder"])["mean_rho"]
     board = ranking.read(study, "leaderboard").set_index(["scheme", "encoder"])
     for scheme in study.folds.schemes:
-        parts = [read_predictions(Job(study, scheme, name, "ridge")) for name in ("first", "others")]
-        adata = read_predictions(fusion.fusions(study)[study.folds.schemes.index(scheme)])
+        parts = [read_predictions(study.predictions_h5ad(scheme, name, "ridge")) for name in ("first", "others")]
+        adata = read_predictions(fusion.fusions(study)[study.folds.schemes.index(scheme)].predictions.path)
         np.testing.assert_allclose(adata.X, (parts[0].X + parts[1].X) / 2, rtol=1e-5)
         assert (adata.obs["fold"] == parts[0].obs["fold"]).all()
         assert good[scheme, "fusion"] > max(good[scheme, "first"], good[scheme, "others"]) + 0.05

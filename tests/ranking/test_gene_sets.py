@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import trials
 
+from wsibench import regression
 from wsibench.core import CohortError, StudyError
 from wsibench.ranking import gene_sets as genesets, leaderboard as ranking
 from wsibench.ranking.leaderboard import rank, read
-from wsibench.regression import fit as regression
 
 GOOD, NULL = [f"G{i}" for i in range(trials.GENES)], [f"G{i}" for i in range(2 * trials.GENES, 3 * trials.GENES)]
 

@@ -6,13 +6,12 @@ import pytest
 import trials
 import yaml
 
-from wsibench import assembly
+from wsibench import assembly, regression
 from wsibench.cohort import build as cohort
 from wsibench.core import CHECKOUT, CohortError, NotReady, Study
 from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.ranking.leaderboard import TABLES, rank, read
-from wsibench.regression import fit as regression
-from wsibench.regression.fit import jobs
+from wsibench.regression import fits
 
 
 @pytest.fixture(autouse=True)
@@ -124,11 +123,11 @@ def test_the_null_is_that_of_the_same_shuffles_fitted_one_by_one(folder, monkeyp
     study = trials.assembled(folder)
     regression.regress(study)
     null.permute(study)
-    together = null.read_null(jobs(study)[0])
-    null.artefact(jobs(study)[0]).path.unlink()
+    together = null.read_null(study, fits(study)[0])
+    null.artefact(study, fits(study)[0]).path.unlink()
     monkeypatch.setattr(null, "COLUMNS", 1)
     null.permute(study)
-    np.testing.assert_allclose(null.read_null(jobs(study)[0]), together, atol=0.02)
+    np.testing.assert_allclose(null.read_null(study, fits(study)[0]), together, atol=0.02)
 
 
 def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(folder):

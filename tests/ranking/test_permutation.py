@@ -3,9 +3,8 @@
 import numpy as np
 
 from wsibench.ranking import association as measures
-from wsibench.regression.fit import out_of_fold
-from wsibench.regression.metrics import fold_spearman, permutation_within
-from wsibench.regression.probes.base import Patients
+from wsibench.regression import Patients, fold_spearman, out_of_fold
+from wsibench.regression.metrics import permutation_within
 from wsibench.regression.probes.ridge import Ridge
 
 PLANTED, NULL, PERMUTATIONS = 40, 160, 10

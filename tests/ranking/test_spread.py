@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import trials
 
+from wsibench import regression
 from wsibench.ranking import leaderboard as ranking
-from wsibench.regression import fit as regression
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Folds: whom they keep together, how even they are, and what they refuse."""
+"""Folds: groups that they keep whole, balance, tables, and refusals."""
 
 import numpy as np
 import pandas as pd
@@ -9,10 +9,10 @@ from hypothesis import given, settings, strategies as st
 from wsibench import assembly
 from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
-from wsibench.core import Artefact, CohortError, NotReady, Study, StudyError, read_meta, writing
+from wsibench.core import Artefact, CohortError, NotReady, Study, StudyError, writing
+from wsibench.core.settings import Folds
 from wsibench.regression import folds
-from wsibench.regression.foldfiles import FORMATS
-from wsibench.regression.folds import inner_groups, make_folds
+from wsibench.regression.folds import assign, inner_groups
 
 SCHEMES = ["preserved-site", "random-patient"]
 
@@ -37,19 +37,19 @@ cohorts = st.builds(
 @settings(max_examples=60, deadline=None)
 @pytest.mark.filterwarnings("ignore::wsibench.regression.folds.UnevenFolds")
 def test_every_patient_is_in_one_fold_and_no_fold_is_empty(table, n, seed, scheme):
-    fold = make_folds(table, scheme=scheme, n=n, seed=seed)
+    fold = assign(table, scheme, n, seed)
     assert fold.index.equals(table.index)
     assert fold.name == "fold"
     assert sorted(fold.unique()) == list(range(n))
     shuffled = table.sample(frac=1, random_state=seed)
-    pd.testing.assert_series_equal(make_folds(shuffled, scheme=scheme, n=n, seed=seed), fold.loc[shuffled.index])
+    pd.testing.assert_series_equal(assign(shuffled, scheme, n, seed), fold.loc[shuffled.index])
 
 
 @given(cohorts, st.integers(2, 3), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 @pytest.mark.filterwarnings("ignore::wsibench.regression.folds.UnevenFolds")
 def test_a_site_is_never_split_and_no_fold_exceeds_its_share_by_more_than_a_site(table, n, seed):
-    fold = make_folds(table, scheme="preserved-site", n=n, seed=seed)
+    fold = assign(table, "preserved-site", n, seed)
     assert (fold.groupby(table["site"]).agg(np.ptp) == 0).all()
     largest = table["site"].value_counts().iloc[0]
     assert fold.value_counts().max() <= len(table) / n + largest
@@ -58,28 +58,28 @@ def test_a_site_is_never_split_and_no_fold_exceeds_its_share_by_more_than_a_site
 @given(cohorts, st.integers(2, 3), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_random_folds_differ_by_one_patient_in_all_and_of_each_subtype(table, n, seed):
-    fold = make_folds(table, scheme="random-patient", n=n, seed=seed)
+    fold = assign(table, "random-patient", n, seed)
     assert np.ptp(fold.value_counts()) <= 1
     counts = pd.crosstab(fold, table["subtype"])
     assert (counts.max() - counts.min()).max() <= 1
 
 
 def test_moves_and_swaps_find_an_even_division_where_there_is_one():
-    fold = make_folds(patients([5, 5, 4, 4, 3, 3, 3, 3]), scheme="preserved-site", n=3, seed=0)
+    fold = assign(patients([5, 5, 4, 4, 3, 3, 3, 3]), "preserved-site", 3, 0)
     assert fold.value_counts().tolist() == [10, 10, 10]
 
 
 def test_subtypes_are_balanced_beyond_sizes():
     table = patients([20] * 10)
     table["subtype"] = np.where(table["site"] < "S05", "A", "B")  # a site has patients of one subtype only
-    fold = make_folds(table, scheme="preserved-site", n=5, seed=0)
+    fold = assign(table, "preserved-site", 5, 0)
     assert pd.crosstab(fold, table["subtype"]).to_numpy().tolist() == [[20, 20]] * 5
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_another_seed_gives_other_folds(scheme):
     table = patients([40, 30, 20, 20, 10, 10, 10, 5, 5, 5, 5, 5, 3, 2, 1], subtypes=("",))
-    made = [make_folds(table, scheme=scheme, n=5, seed=seed) for seed in range(4)]
+    made = [assign(table, scheme, 5, seed) for seed in range(4)]
     together = [np.equal.outer(fold.to_numpy(), fold.to_numpy()) for fold in made]
     assert all((together[0] != other).any() for other in together[1:])
     assert {fold.value_counts().max() for fold in made} <= {40, 35}  # 40 is the largest site; 171 / 5 = 34.2
@@ -87,7 +87,7 @@ def test_another_seed_gives_other_folds(scheme):
 
 def test_a_cohort_without_sites_has_random_folds():
     table = patients([10]).assign(site="")
-    assert make_folds(table, scheme="random-patient", n=5, seed=0).value_counts().tolist() == [2] * 5
+    assert assign(table, "random-patient", 5, 0).value_counts().tolist() == [2] * 5
 
 
 def test_inner_folds_keep_what_outer_folds_keep():
@@ -110,27 +110,27 @@ def test_inner_folds_keep_what_outer_folds_keep():
 )
 def test_patients_that_cannot_be_divided_are_refused(table, scheme, words):
     with pytest.raises(CohortError) as info:
-        make_folds(table, scheme=scheme, n=5, seed=0)
+        assign(table, scheme, 5, 0)
     for word in words:
         assert word in str(info.value)
 
 
 def test_a_site_of_more_than_half_the_cohort_is_warned_of():
     with pytest.warns(folds.UnevenFolds, match="Site S00 has 51 of 100 patients"):
-        fold = make_folds(patients([51, 20, 10, 10, 9]), scheme="preserved-site", n=3, seed=0)
+        fold = assign(patients([51, 20, 10, 10, 9]), "preserved-site", 3, 0)
     assert sorted(fold.value_counts()) in ([20, 29, 51], [19, 30, 51])
 
 
 def test_a_patient_who_is_listed_twice_is_refused():
     table = patients([5, 5, 5])
     with pytest.raises(CohortError, match="listed twice"):
-        make_folds(pd.concat([table, table.iloc[:1]]), scheme="random-patient", n=3, seed=0)
+        assign(pd.concat([table, table.iloc[:1]]), "random-patient", 3, 0)
 
 
 @pytest.mark.parametrize("subtypes", [("",), ("A",), ("A", "B", "")])
 def test_one_site_with_half_of_the_patients_leaves_the_other_folds_even(subtypes):
     table = patients([50, 10, 10, 10, 5, 5, 5, 5], subtypes=subtypes)  # just not more than half
-    fold = make_folds(table, scheme="preserved-site", n=3, seed=0)
+    fold = assign(table, "preserved-site", 3, 0)
     assert sorted(fold.value_counts()) == [25, 25, 50]
 
 
@@ -166,10 +166,10 @@ def test_folds_are_written_once_and_read_in_the_benchmarks_order(study):
     made = folds.divide(study)
     assert list(made) == SCHEMES
     table = pd.read_csv(study.folds_csv("preserved-site"), dtype=str, keep_default_na=False)
-    assert list(table.columns) == ["patient_id", "site", "subtype", "fold"]
+    assert list(table.columns) == ["patient_id", "fold"]
     assert made["preserved-site"].index.tolist() == assembly.read_benchmark(study.benchmark_h5ad).obs_names.tolist()
     stamp = study.folds_csv("preserved-site").stat().st_mtime_ns
-    pd.testing.assert_series_equal(folds.divide(study)["preserved-site"], made["preserved-site"])
+    pd.testing.assert_frame_equal(folds.divide(study)["preserved-site"], made["preserved-site"])
     assert study.folds_csv("preserved-site").stat().st_mtime_ns == stamp
     assert all(artefact.due() is None for artefact in folds.expected(study))
 
@@ -184,13 +184,11 @@ def test_one_scheme_does_not_depend_on_the_other(study):
 
 def test_more_splits_leave_the_first_as_it_is_and_make_the_table_due(study):
     once = [artefact.key for artefact in folds.expected(study)]
-    first = folds.divide(study)["random-patient"]
+    first = folds.divide(study)["random-patient"]["fold"]
     write_yaml(study.root, repeats=3, schemes=["random-patient"])
     study = Study.load("own")
     assert [artefact.key for artefact in folds.expected(study)] != once[1:]
-    with pytest.raises(NotReady, match="lacks some of 3 splits"):
-        folds.read_splits(study, "random-patient")
-    pd.testing.assert_series_equal(folds.divide(study)["random-patient"], first)
+    pd.testing.assert_series_equal(folds.divide(study)["random-patient"]["fold"], first)
 
 
 @pytest.mark.filterwarnings("ignore::wsibench.regression.folds.SameFolds")  # five sites
@@ -199,16 +197,15 @@ def test_repeats_are_the_splits_of_the_seeds_that_follow(study):
     study = Study.load("own")
     made, obs = folds.divide(study), assembly.read_benchmark(study.benchmark_h5ad).obs
     for scheme in SCHEMES:
-        splits = folds.read_splits(study, scheme)
+        splits = made[scheme]
         assert list(splits.columns) == ["fold", "fold_1", "fold_2"]
         assert splits.index.tolist() == obs.index.tolist()
         for seed, name in enumerate(splits, start=7):
-            alone = make_folds(obs, scheme=scheme, n=2, seed=seed)
+            alone = assign(obs, scheme, 2, seed)
             pd.testing.assert_series_equal(splits[name], alone, check_names=False)
-        pd.testing.assert_series_equal(made[scheme], splits["fold"])
-        pd.testing.assert_series_equal(folds.read_folds(study, scheme), splits["fold"])
+        pd.testing.assert_frame_equal(folds.read(study.folds_csv(scheme)), splits, check_names=False)
     columns = pd.read_csv(study.folds_csv("preserved-site")).columns
-    assert list(columns) == ["patient_id", "site", "subtype", "fold", "fold_1", "fold_2"]
+    assert list(columns) == ["patient_id", "fold", "fold_1", "fold_2"]
 
 
 def test_splits_that_cannot_differ_are_warned_of(study):
@@ -238,17 +235,14 @@ def by_site(study, folds_of_sites):
 SITES = {"S00": 0, "S01": 1, "S02": 1, "S03": 2, "S04": 0}
 
 
-def test_given_folds_are_taken_as_they_are_and_other_patients_counted(study):
+def test_given_folds_are_used_unchanged_and_other_patients_ignored(study):
     table = by_site(study, {"fold": SITES})
     others = pd.DataFrame({"fold": [0, 2]}, index=["Q1", "Q2"])
     study = given_folds(study, {"preserved-site": pd.concat([others, table.sample(frac=1, random_state=0)])})
     made = folds.divide(study)
-    pd.testing.assert_series_equal(made["preserved-site"], table["fold"], check_index_type=False)
-    facts = read_meta(study.folds_csv("preserved-site"))["facts"]
-    assert facts["n_other_patients"] == 2
-    assert facts["sizes"] == [[18, 16, 6]]
+    pd.testing.assert_frame_equal(made["preserved-site"], table, check_index_type=False, check_names=False)
     obs = assembly.read_benchmark(study.benchmark_h5ad).obs
-    assert made["random-patient"].equals(make_folds(obs, scheme="random-patient", n=4, seed=0))
+    pd.testing.assert_series_equal(made["random-patient"]["fold"], assign(obs, "random-patient", 4, 0))
 
 
 def test_the_key_of_given_folds_follows_their_contents_and_nothing_else(study):
@@ -266,10 +260,10 @@ def test_given_folds_may_hold_several_splits(study):
     table = by_site(study, {"fold": SITES, "fold_1": SITES | {"S04": 2}, "fold_2": SITES | {"S04": 1}})
     study = given_folds(study, {"preserved-site": table}, repeats=2, schemes=["preserved-site"])
     folds.divide(study)
-    splits = folds.read_splits(study, "preserved-site")
-    pd.testing.assert_frame_equal(splits, table[["fold", "fold_1"]], check_index_type=False)
+    splits = folds.read(study.folds_csv("preserved-site"), table.index)
+    pd.testing.assert_frame_equal(splits, table[["fold", "fold_1"]], check_index_type=False, check_names=False)
     study = given_folds(study, {"preserved-site": table}, repeats=4, schemes=["preserved-site"])
-    with pytest.raises(CohortError, match="holds 3 splits, and the study asks for 4"):
+    with pytest.raises(CohortError, match="has no column fold_3"):
         folds.divide(study)
 
 
@@ -282,8 +276,12 @@ def test_given_folds_may_hold_several_splits(study):
             lambda table: table.assign(fold=table["fold"].where(table.index != "P0003", 2)),
             ["splits 1 sites between folds: S00; S00 is in 0, 2", "random-patient"],
         ),
-        (lambda table: pd.concat([table, table.iloc[:1] + 1]), ["puts P0000 into more than one fold"]),
-        (lambda table: table.rename(columns={"fold": "part"}), ["no table of folds that is known"]),
+        (lambda table: pd.concat([table, table.iloc[:1] + 1]), ["lists P0000 twice"]),
+        (lambda table: table.assign(fold="one"), ["column fold of patient P0000 is 'one'", "whole numbers"]),
+        (
+            lambda table: table.rename(columns={"fold": "part"}),
+            ["has no column fold; its columns"],
+        ),
     ],
 )
 def test_given_folds_that_do_not_fit_the_study_are_refused(study, spoil, words):
@@ -299,7 +297,7 @@ def test_random_folds_that_are_given_may_split_sites(study):
     table = by_site(study, {"fold": SITES})
     table["fold"] = np.arange(len(table)) % 3
     made = folds.divide(given_folds(study, {"random-patient": table}))
-    assert made["random-patient"].tolist() == table["fold"].tolist()
+    assert made["random-patient"]["fold"].tolist() == table["fold"].tolist()
 
 
 def test_a_table_of_folds_that_is_not_there_or_is_the_studys_own_is_refused(study):
@@ -324,15 +322,14 @@ def test_the_path_of_given_folds_may_name_a_variable(study, monkeypatch):
         Study.load("own")
 
 
-@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_folds_that_are_written_for_others_divide_another_study_alike(study, tmp_path, capsys, form, scheme):
+def test_exported_folds_divide_another_study_in_the_same_way(study, tmp_path, capsys, scheme):
     first = folds.divide(study)[scheme]
-    path = tmp_path / "handed" / "on"
-    assert main(["folds", "own", "--scheme", scheme, "--format", form, "-o", str(path)]) == 0
-    assert f"{scheme} folds of own: {path} ({form})" in capsys.readouterr().out
+    path = tmp_path / "handed" / "on.csv"
+    assert main(["folds", "own", "--scheme", scheme, "-o", str(path)]) == 0
+    assert f"{scheme} folds of own: {path}" in capsys.readouterr().out
     write_yaml(study.root, given={scheme: str(path)}, schemes=[scheme], seed=99)
-    pd.testing.assert_series_equal(folds.divide(Study.load("own"))[scheme], first)
+    pd.testing.assert_frame_equal(folds.divide(Study.load("own"))[scheme], first)
 
 
 def test_folds_that_were_not_made_cannot_be_written(study, tmp_path, capsys):
@@ -351,29 +348,53 @@ def test_folds_of_other_patients_are_refused(study):
     with writing(Artefact(path, "by hand")) as temporary:
         table.iloc[1:].to_csv(temporary, index=False)
     with pytest.raises(CohortError, match="different patients"):
-        folds.read_folds(study, "random-patient")
+        folds.read(path, assembly.read_benchmark(study.benchmark_h5ad).obs_names)
 
 
-def test_balance_says_sizes_sites_and_shares(study):
-    folds.divide(study)
-    obs = assembly.read_benchmark(study.benchmark_h5ad).obs
-    table = folds.balance(study, obs)
-    assert table.index.names == ["scheme", "fold"]
-    assert table.groupby("scheme")["n_patients"].sum().tolist() == [40, 40]
-    assert table.loc["preserved-site", "n_sites"].sum() == 5
-    np.testing.assert_allclose(table.filter(like="share ").sum(axis=1), 1)
+def test_balance_lists_sizes_sites_and_shares_of_subtypes():
+    table = patients([12, 8, 8, 6, 6])
+    found = folds.balance(table, assign(table, "preserved-site", 4, 0))
+    assert found["n_patients"].sum() == 40
+    assert found["n_sites"].sum() == 5
+    np.testing.assert_allclose(found.filter(like="share ").sum(axis=1), 1)
 
 
-def test_a_study_without_sites_or_subtypes_is_divided_at_random(study):
+def test_balance_without_sites_or_subtypes_lists_sizes():
+    table = patients([40]).assign(site="", subtype="")
+    found = folds.balance(table, assign(table, "random-patient", 4, 0))
+    assert found["n_patients"].tolist() == [10] * 4
+    assert found["n_sites"].tolist() == [0] * 4
+    assert found.columns.tolist() == ["n_patients", "n_sites"]
+
+
+def test_study_without_sites_or_subtypes_is_divided_at_random(study):
     pd.read_csv(study.root / "patients.csv")[["patient_id"]].to_csv(study.root / "patients.csv", index=False)
     write_yaml(study.root, schemes=["random-patient"])
     study = Study.load("own")
     cohort.build(study)
-    obs = assembly.assemble(study).obs
-    folds.divide(study)
-    table = folds.balance(study, obs)
-    assert table["n_patients"].tolist() == [10] * 4
-    assert table["n_sites"].tolist() == [0] * 4
+    assembly.assemble(study)
+    assert folds.divide(study)["random-patient"]["fold"].value_counts().tolist() == [10] * 4
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "words"),
+    [
+        (patients([5] * 6), {}, []),
+        (patients([3, 1]), {}, ["4 patients cannot be divided into 5 folds"] * 2),
+        (patients([9, 9, 9]), {}, ["3 sites cannot be divided into 5 preserved-site folds"]),
+        (patients([9, 9, 9]), {"schemes": ["random-patient"]}, []),
+        (patients([9, 9, 9]), {"given": {"preserved-site": "mine.csv"}}, []),
+        (patients([9] * 6).replace("S03", ""), {}, ["9 patients have no site"]),
+        (patients([5] * 4), {"n": 4}, []),
+        (patients([3] * 6), {"n": 6}, ["18 patients in 6 folds are 3 a fold"]),
+    ],
+)
+def test_faults_are_found_before_the_work(table, settings, words):
+    faults = folds.check_folds(table, Folds(**settings))
+    assert len(faults) == len(words)
+    for fault, word in zip(faults, words, strict=True):
+        assert word in fault.what
+        assert "folds" in fault.remedy
 
 
 def test_folds_wait_for_the_benchmark(study):

@@ -13,9 +13,7 @@ from wsibench.cli.main import main
 from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, FitError, Study, writing
 from wsibench.embedding import read_features, stage, write_features
-from wsibench.regression import saved
-from wsibench.regression.fit import Job, read_patients
-from wsibench.regression.probes import PROBES, offer
+from wsibench.regression import PROBES, folds, make_probe, saved
 from wsibench.regression.probes.base import Patients
 
 QUICK = {"seeds": 2, "epochs": 2, "embed": 8, "attention": 4, "pca": 4}
@@ -75,8 +73,13 @@ def test_new_patients_get_what_the_probe_in_memory_gives_them(tiled, new, probe,
         ids, ids, np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags]).astype(np.float32), bags
     )
     benchmark = assembly.read_benchmark(tiled.benchmark_h5ad)
-    train = read_patients(Job(tiled, "preserved-site", "colour", probe), benchmark)
-    fitted = offer(probe).make(tiled).fit(train, benchmark.X, seed=0)
+    train = Patients(
+        benchmark.obs_names.to_numpy(str),
+        folds.inner_groups(benchmark.obs, "preserved-site"),
+        benchmark.obsm["colour"],
+        assembly.read_bags(benchmark.obs, assembly.feature_folders(tiled, "colour")),
+    )
+    fitted = make_probe(probe, tiled.abmil).fit(train, benchmark.X, seed=0)
     assert list(predicted.obs_names) == list(ids)
     assert list(predicted.var_names) == list(benchmark.var_names)
     np.testing.assert_allclose(predicted.X, fitted.predict(patients), rtol=0, atol=1e-5)

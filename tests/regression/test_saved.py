@@ -12,9 +12,7 @@ from trials import GENES, assembled, load, with_tiles, write_tables
 
 from wsibench import assembly
 from wsibench.core import FitError, NotReady, Study
-from wsibench.regression import saved
-from wsibench.regression.fit import Job, read_patients
-from wsibench.regression.probes import offer
+from wsibench.regression import Patients, folds, make_probe, saved
 
 QUICK = {"seeds": 2, "epochs": 2, "embed": 8, "attention": 4, "pca": 4}
 
@@ -33,8 +31,13 @@ def tiled(tmp_path_factory):
 def in_process(study: Study, encoder: str, probe: str):
     """The study's patients, and the probe fitted on all of them, without any file."""
     benchmark = assembly.read_benchmark(study.benchmark_h5ad)
-    patients = read_patients(Job(study, "preserved-site", encoder, probe), benchmark)
-    return patients, offer(probe).make(study).fit(patients, benchmark.X, seed=study.folds.seed)
+    patients = Patients(
+        benchmark.obs_names.to_numpy(str),
+        folds.inner_groups(benchmark.obs, "preserved-site"),
+        benchmark.obsm[encoder],
+        assembly.read_bags(benchmark.obs, assembly.feature_folders(study, encoder)),
+    )
+    return patients, make_probe(probe, study.abmil).fit(patients, benchmark.X, seed=study.folds.seed)
 
 
 @pytest.mark.parametrize("probe", ["ridge", "abmil"])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from wsibench.regression.folds import make_folds
+from wsibench.regression.folds import assign
 
 SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))]
 
@@ -58,15 +58,15 @@ def test_the_largest_brca_site_keeps_shares_from_being_within_three_points(brca)
 @pytest.mark.real
 @pytest.mark.parametrize("seed", SEEDS)
 def test_folds_of_the_1062_brca_patients_are_about_as_even_as_can_be(brca, seed):
-    fold = make_folds(brca, scheme="preserved-site", n=5, seed=seed)
+    fold = assign(brca, "preserved-site", 5, seed)
     assert np.abs(fold.value_counts() / (1062 / 5) - 1).max() <= 0.01
     assert shares(brca, fold) <= 0.04
-    assert shares(brca, make_folds(brca, scheme="random-patient", n=5, seed=seed)) <= 0.01
+    assert shares(brca, assign(brca, "random-patient", 5, seed)) <= 0.01
 
 
 @pytest.mark.real
 def test_seeds_divide_the_1062_brca_patients_differently(brca):
-    made = [make_folds(brca, scheme="preserved-site", n=5, seed=seed) for seed in range(3)]
+    made = [assign(brca, "preserved-site", 5, seed) for seed in range(3)]
     assert len({tuple(pd.factorize(fold)[0]) for fold in made}) == 3
 
 
@@ -74,9 +74,9 @@ def test_seeds_divide_the_1062_brca_patients_differently(brca):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_folds_of_the_884_brca_patients_are_even_in_size_and_subtype(brca, seed):
     table = brca[brca["subtype"] != ""]
-    fold = make_folds(table, scheme="preserved-site", n=5, seed=seed)
+    fold = assign(table, "preserved-site", 5, seed)
     assert np.abs(fold.value_counts() / (884 / 5) - 1).max() <= 0.01
     # No division of these sites with sizes within 1 % does better than 3.69 points: the optimum that
     # an integer program (HiGHS) proves.  Without regard to subtypes it would be about 10.
     assert shares(table, fold) <= 0.05
-    assert shares(table, make_folds(table, scheme="random-patient", n=5, seed=seed)) <= 0.01
+    assert shares(table, assign(table, "random-patient", 5, seed)) <= 0.01

@@ -139,11 +139,9 @@ def _embedding(study: Study, download: bool) -> list[str]:
 
 
 def _regression(study: Study, _: bool) -> list[str]:
-    from wsibench.regression import probes
+    from wsibench import regression
 
-    for probe in study.probes:
-        probes.offer(probe)
-    return []
+    return regression.check(study)
 
 
 CHECKS = {"02_tiling": _tiling, "03_embedding": _embedding, "05_regression": _regression}

@@ -61,10 +61,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add(_folds, "write a study's folds to a CSV", "demo -o folds.csv")
     command.add_argument("study")
-    command.add_argument("-o", "--output", required=True, metavar="FILE", help="a CSV; for sequoia a new folder")
+    command.add_argument("-o", "--output", required=True, metavar="FILE", help="a CSV")
     command.add_argument("--scheme", help="preserved-site or random-patient (default: the study's first)")
-    forms = ("wsibench", "preservedsitecv", "sequoia")
-    command.add_argument("--format", choices=forms, default="wsibench", help="default: wsibench")
 
     command = add(
         _fit,
@@ -149,12 +147,12 @@ def _cohort(asked: argparse.Namespace) -> int:
 
 
 def _folds(asked: argparse.Namespace) -> int:
-    from wsibench.regression.folds import export
+    from wsibench.regression import folds
 
     study = Study.load(asked.study)
     scheme = asked.scheme or study.folds.schemes[0]
-    export(study, scheme, Path(asked.output), asked.format)
-    print(f"{scheme} folds of {study.name}: {asked.output} ({asked.format})")
+    folds.export(study, scheme, Path(asked.output))
+    print(f"{scheme} folds of {study.name}: {asked.output}")
     return 0
 
 

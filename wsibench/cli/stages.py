@@ -13,7 +13,6 @@ from wsibench.core import CHECKOUT, Artefact, NotReady, Study, WsibenchError, ma
 FORMAT = 1
 FOLDERS = {
     "cohort": "cohort.build",
-    "regression": "regression.fit",
     "ranking": "ranking.leaderboard",
 }
 

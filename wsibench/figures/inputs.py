@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import assembly, tiling
+from wsibench import assembly, regression, tiling
 from wsibench.cohort import build as cohort
 from wsibench.core import FUSION, NotReady, Study, key_at, read_failures
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import palette, primary_scheme, probe_name, scheme_name
 from wsibench.ranking import leaderboard as ranking, permutation as null, site_predictability as sites
-from wsibench.regression import fit as regression
 
 Keys = list[str] | None
 """Artefact keys; None where the study does not have the input."""
@@ -101,8 +100,9 @@ def _null(inputs: Inputs) -> pd.DataFrame | None:
 def _permuted(inputs: Inputs) -> dict[tuple[str, str], Any]:
     """ρ under the permutation null of the genes that are scored, (permutations, genes), by encoder and probe."""
     genes = inputs["scores"].query("scheme == @inputs.scheme")["gene"].unique()
-    jobs = [job for job in regression.jobs(inputs.study) if job.scheme == inputs.scheme and null.permutations(job)]
-    return {(job.encoder, job.probe): null.read_null(job)[genes].to_numpy() for job in jobs}
+    study = inputs.study
+    fits = [fit for fit in regression.fits(study) if fit.scheme == inputs.scheme and null.permutations(study, fit)]
+    return {(fit.encoder, fit.probe): null.read_null(study, fit)[genes].to_numpy() for fit in fits}
 
 
 def _best_fit(inputs: Inputs) -> tuple[str, str]:
@@ -132,7 +132,7 @@ def _attending(inputs: Inputs) -> list[str]:
     """Encoders that attention MIL was fitted on."""
     if regression.not_applicable(inputs.study):
         return []
-    return list(dict.fromkeys(job.encoder for job in regression.jobs(inputs.study) if job.probe == "abmil"))
+    return list(dict.fromkeys(fit.encoder for fit in regression.fits(inputs.study) if fit.probe == "abmil"))
 
 
 def _with_attention(inputs: Inputs) -> Keys:

@@ -22,7 +22,7 @@ STAGES = {
     "02_tiling": "tiling",
     "03_embedding": "embedding",
     "04_assembly": "assembly",
-    "05_regression": "regression.fit",
+    "05_regression": "regression",
     "06_ranking": "ranking.leaderboard",
     "07_figures": "figures",
 }

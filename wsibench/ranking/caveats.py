@@ -12,7 +12,7 @@ import pandas as pd
 from wsibench.assembly import feature_names, read_benchmark
 from wsibench.core import Artefact, Scheme, Study, file_sha256, key_at, make_key, read_meta, writing
 from wsibench.ranking.site_predictability import why_empty
-from wsibench.regression.folds import expected as folds_expected, read_folds
+from wsibench.regression import folds
 from wsibench.regression.metrics import RESERVED
 
 FORMAT = 1
@@ -39,7 +39,7 @@ def expected(study: Study) -> list[Artefact]:
     key_at(study.benchmark_h5ad)
     patients = read_meta(study.benchmark_h5ad)["facts"]["contents"]["patients"]
     section = {"names": feature_names(study), "competing": _competing(study), "controls": study.controls}
-    made_from = [patients, *(artefact.key for artefact in folds_expected(study)), file_sha256(COVERAGE)]
+    made_from = [patients, *(artefact.key for artefact in folds.expected(study)), file_sha256(COVERAGE)]
     return [Artefact(study.warnings_csv, make_key(STAGE, FORMAT, section, made_from))]
 
 
@@ -61,7 +61,8 @@ def warn(study: Study) -> pd.DataFrame:
         patients = read_benchmark(study.benchmark_h5ad).obs
         rows = [("", *caveat) for caveat in of_study(study, patients)]
         for scheme in study.folds.schemes:
-            rows += [(scheme, *caveat) for caveat in of_folds(scheme, read_folds(study, scheme), patients["site"])]
+            fold = folds.read(study.folds_csv(scheme), patients.index)["fold"]
+            rows += [(scheme, *caveat) for caveat in of_folds(scheme, fold, patients["site"])]
         with writing(artefact) as path:
             pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False)
     return read(study)

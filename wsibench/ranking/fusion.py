@@ -15,8 +15,7 @@ import pandas as pd
 
 from wsibench.assembly import read_benchmark
 from wsibench.core import FUSION, Artefact, Scheme, Study, make_key, writing
-from wsibench.regression.fit import Job, jobs, read_predictions
-from wsibench.regression.metrics import fold_spearman
+from wsibench.regression import Fit, fits, fold_spearman, read_predictions
 
 FORMAT = 1
 STAGE = "fusion"
@@ -29,21 +28,21 @@ class Fusion:
     study: Study
     scheme: Scheme
     probe: str
-    members: tuple[Job, ...]
+    members: tuple[Fit, ...]
     encoder: str = FUSION
 
     @property
-    def artefact(self) -> Artefact:
+    def predictions(self) -> Artefact:
         """Its predictions, which depend on its members' alone."""
-        keys = [member.artefact.key for member in self.members]
+        keys = [member.predictions.key for member in self.members]
         path = self.study.predictions_h5ad(self.scheme, self.encoder, self.probe)
         return Artefact(path, make_key(STAGE, FORMAT, self.study.fused, keys))
 
 
 def fusions(study: Study) -> list[Fusion]:
     """One a scheme and probe that reads all of the encoders to fuse; none where the study fuses nothing."""
-    found: dict[tuple[Scheme, str], dict[str, Job]] = {}
-    for job in jobs(study):
+    found: dict[tuple[Scheme, str], dict[str, Fit]] = {}
+    for job in fits(study):
         found.setdefault((job.scheme, job.probe), {})[job.encoder] = job
     return [
         Fusion(study, scheme, probe, tuple(have[name] for name in study.fused))
@@ -54,7 +53,7 @@ def fusions(study: Study) -> list[Fusion]:
 
 def expected(study: Study) -> list[Artefact]:
     """Predictions of every fusion."""
-    return [fusion.artefact for fusion in fusions(study)]
+    return [fusion.predictions for fusion in fusions(study)]
 
 
 def fuse(study: Study) -> None:
@@ -66,12 +65,12 @@ def fuse(study: Study) -> None:
         When a member's predictions have not been made.
     """
     for fusion in fusions(study):
-        if fusion.artefact.due():
+        if fusion.predictions.due():
             _fuse(fusion)
 
 
 def _fuse(fusion: Fusion) -> None:
-    members = [read_predictions(job) for job in fusion.members]
+    members = [read_predictions(job.predictions.path) for job in fusion.members]
     first = members[0]
     mean = np.mean([adata.X for adata in members], axis=0, dtype=np.float64).astype(np.float32)
     names = [job.encoder for job in fusion.members]
@@ -81,7 +80,7 @@ def _fuse(fusion: Fusion) -> None:
     # The halves are the same patients for every member, so that the noise of a mean is the mean of the noise.
     layers = {"noise": np.mean([adata.layers["noise"] for adata in members], axis=0)}
     uns = {
-        "key": fusion.artefact.key,
+        "key": fusion.predictions.key,
         "study_key": fusion.study.key,
         "chosen": json.dumps({str(label): {"members": names} for label in np.unique(first.obs["fold"])}),
     }
@@ -93,7 +92,7 @@ def _fuse(fusion: Fusion) -> None:
         "n_genes": first.n_vars,
         "members": names,
     }
-    with writing(fusion.artefact, **facts) as path:
+    with writing(fusion.predictions, **facts) as path:
         var = pd.DataFrame(index=first.var_names)
         adata = anndata.AnnData(mean, first.obs.copy(), var, layers=layers, varm=varm, uns={"wsibench": uns})
         adata.write_h5ad(path, convert_strings_to_categoricals=False)

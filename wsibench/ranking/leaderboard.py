@@ -21,12 +21,12 @@ from wsibench.ranking import (
     permutation as null,
     spread,
     targetscores,
+    training_variance,
 )
 from wsibench.ranking.caveats import expected as caveats_expected, warn
 from wsibench.ranking.predictions import Arm, load_arm
 from wsibench.ranking.site_predictability import expected as sites_expected, measure as measure_sites
-from wsibench.regression import metrics as scores, split_half as halves, targets
-from wsibench.regression.fit import Job, expected as predictions_expected, jobs
+from wsibench.regression import Fit, expected as predictions_expected, fits, metrics as scores
 
 __all__ = ["expected", "not_applicable", "rank", "read"]
 
@@ -73,7 +73,7 @@ def expected(study: Study) -> list[Artefact]:
     """
     fused = fusion.expected(study)
     predictions = [artefact.key for artefact in [*predictions_expected(study), *fused]]
-    made = [*fused, *null.expected(study), *targets.expected(study)]
+    made = [*fused, *null.expected(study)]
     section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
     read_from = [*genesets.identities(study), *adjusted.identities(study)]
     key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in made), *read_from])
@@ -126,12 +126,11 @@ def rank(study: Study) -> pd.DataFrame:
     CohortError
         When no gene varies in every fold, or no fold has more than three patients.
     """
-    late = [job.artefact for job in jobs(study) if job.artefact.due()]
+    late = [fit.predictions for fit in fits(study) if fit.predictions.due()]
     if late:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     fusion.fuse(study)
     null.permute(study)
-    targets.measure(study)
     measure_sites(study)
     warn(study)
     made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
@@ -190,18 +189,18 @@ def _draws(arm: Arm, estimate: np.ndarray, members: np.ndarray) -> np.ndarray:
     if not np.isfinite(sampled).any(axis=2).all():
         raise CohortError(f"{arm.scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
     clusters = np.arange(len(arm.fold)) if sites is None else sites
-    sampled += halves.training_draws(
+    sampled += training_variance.training_draws(
         *data, arm.noise, arm.fold, clusters, members, draws=ranking.bootstrap, seed=ranking.seed
     )
     widening = 1.0 if sites is None else bootstrap.widening_for_sites(arm.fold, sites)
     return bootstrap.confidence_draws(estimate, sampled, widening=widening)
 
 
-def _permuted(arm: Arm, job: Job | fusion.Fusion, kind: null.Kind) -> np.ndarray | None:
+def _permuted(arm: Arm, job: Fit | fusion.Fusion, kind: null.Kind) -> np.ndarray | None:
     """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
-    if not null.permutations(job, kind):
+    if not null.permutations(arm.study, job, kind):
         return None
-    return null.read_null(job, kind)[arm.genes.index.to_numpy(str)].to_numpy()
+    return null.read_null(arm.study, job, kind)[arm.genes.index.to_numpy(str)].to_numpy()
 
 
 def _significance(rho: np.ndarray, permuted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -14,16 +14,17 @@ are; then every probe is fitted and scored again.  There are two kinds:
 In external validation the training patients are shuffled; the test patients keep what was measured of them.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from wsibench.core import Artefact, Study, make_key, parallel_map, writing
 from wsibench.ranking.fusion import Fusion
-from wsibench.regression.fit import Job, fit, jobs, load
-from wsibench.regression.metrics import fold_spearman, permutation_within
-from wsibench.regression.probes import offer
+from wsibench.regression import Fit, fits, fold_spearman, load, out_of_fold
+from wsibench.regression.metrics import permutation_within
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,45 +41,45 @@ Kind = Literal["within-site", "free"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def permutations(job: Job | Fusion, kind: Kind = "within-site") -> int:
+def permutations(study: Study, job: Fit | Fusion, kind: Kind = "within-site") -> int:
     """How many refits the study wants of the job's probe; a fusion is not refitted."""
-    ranking = job.study.ranking
+    ranking = study.ranking
     wanted = ranking.permutations if kind == "within-site" else ranking.free_permutations
-    return wanted.get(job.probe, 0) if isinstance(job, Job) else 0
+    return wanted.get(job.probe, 0) if isinstance(job, Fit) else 0
 
 
-def artefact(job: Job, kind: Kind = "within-site") -> Artefact:
+def artefact(study: Study, job: Fit, kind: Kind = "within-site") -> Artefact:
     """The job's scores under permuted pairing."""
-    section = {"permutations": permutations(job, kind), "seed": job.study.ranking.seed}
+    section = {"permutations": permutations(study, job, kind), "seed": study.ranking.seed}
     if kind == "free":
         section["kind"] = kind
-    path = job.study.null_parquet(job.scheme, job.encoder, job.probe, free=kind == "free")
-    return Artefact(path, make_key(STAGE, FORMAT, section, [job.artefact.key]))
+    path = study.null_parquet(job.scheme, job.encoder, job.probe, free=kind == "free")
+    return Artefact(path, make_key(STAGE, FORMAT, section, [job.predictions.key]))
 
 
-def _wanted(study: Study) -> list[tuple[Job, Kind]]:
-    return [(job, kind) for job in jobs(study) for kind in KINDS if permutations(job, kind)]
+def _wanted(study: Study) -> list[tuple[Fit, Kind]]:
+    return [(job, kind) for job in fits(study) for kind in KINDS if permutations(study, job, kind)]
 
 
 def expected(study: Study) -> list[Artefact]:
     """One table a job and kind that is to be permuted."""
-    return [artefact(*each) for each in _wanted(study)]
+    return [artefact(study, *each) for each in _wanted(study)]
 
 
 def permute(study: Study) -> None:
     """Make what is due."""
-    due = [each for each in _wanted(study) if artefact(*each).due()]
-    parallel_map(_permute_job, due, label="06 permuted pairing")
+    due = [each for each in _wanted(study) if artefact(study, *each).due()]
+    parallel_map(partial(_permute_job, study), due, label="06 permuted pairing")
 
 
-def read_null(job: Job, kind: Kind = "within-site") -> pd.DataFrame:
+def read_null(study: Study, job: Fit, kind: Kind = "within-site") -> pd.DataFrame:
     """ρ under permuted pairing, (permutations, genes); NaN where a shuffled gene is constant in a fold."""
-    table = pd.read_parquet(artefact(job, kind).path)
+    table = pd.read_parquet(artefact(study, job, kind).path)
     genes = table["gene"].to_numpy(str)[: int((table["permutation"] == 0).sum())]
     return pd.DataFrame(table["rho"].to_numpy().reshape(-1, len(genes)), columns=genes)
 
 
-def exchangeable(job: Job, benchmark: "AnnData", kind: Kind) -> np.ndarray:
+def exchangeable(job: Fit, benchmark: "AnnData", kind: Kind) -> np.ndarray:
     """Groups that expression is shuffled in, (patients,): sites, or all; each test patient of external validation."""
     groups = benchmark.obs["site"] if kind == "within-site" else pd.Series("all", benchmark.obs_names)
     if job.scheme == "external":
@@ -86,24 +87,26 @@ def exchangeable(job: Job, benchmark: "AnnData", kind: Kind) -> np.ndarray:
     return groups.to_numpy(str)
 
 
-def _permute_job(wanted: tuple[Job, Kind]) -> None:
+def _permute_job(study: Study, wanted: tuple[Fit, Kind]) -> None:
     job, kind = wanted
-    patients, benchmark, fold = load(job)
+    patients, benchmark, splits = load(job)
+    fold, probe = splits["fold"].to_numpy(), job.make_probe()
     y, among = benchmark.X, exchangeable(job, benchmark, kind)
     held = fold >= 0 if (fold < 0).any() else slice(None)  # which copies nothing where all are held out
     # The same shuffles for every encoder and probe: what differs between them is not the luck of the draw.
-    rng = np.random.default_rng(job.study.ranking.seed)
-    shuffles = [permutation_within(among, rng) for _ in range(permutations(job, kind))]
-    together = max(1, COLUMNS // y.shape[1]) if offer(job.probe).make(job.study).columnwise else 1
+    rng = np.random.default_rng(study.ranking.seed)
+    shuffles = [permutation_within(among, rng) for _ in range(permutations(study, job, kind))]
+    together = max(1, COLUMNS // y.shape[1]) if probe.columnwise else 1
     rho = []
     for start in range(0, len(shuffles), together):
         shuffled = np.concatenate([y[order] for order in shuffles[start : start + together]], axis=1)
-        predicted = fit(job, shuffled, patients, fold).predicted
+        with threadpool_limits(1):
+            predicted = out_of_fold(probe, patients, shuffled, fold, seed=job.seed).predicted
         rho.append(fold_spearman(shuffled[held], predicted[held], fold[held]).mean().astype(np.float32))
     table = pd.DataFrame({
         "permutation": np.repeat(np.arange(len(shuffles), dtype=np.int32), y.shape[1]),
         "gene": np.tile(benchmark.var_names.to_numpy(str), len(shuffles)),
         "rho": np.concatenate(rho),
     })  # fmt: skip
-    with writing(artefact(job, kind), permutations=len(shuffles)) as path:
+    with writing(artefact(study, job, kind), permutations=len(shuffles)) as path:
         table.to_parquet(path, index=False)

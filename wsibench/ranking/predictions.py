@@ -8,8 +8,7 @@ import pandas as pd
 from wsibench.assembly import read_benchmark
 from wsibench.core import FUSION, CohortError, Scheme, Study
 from wsibench.ranking.fusion import Fusion, fusions
-from wsibench.regression import metrics as scores
-from wsibench.regression.fit import Job, jobs, read_predictions
+from wsibench.regression import Fit, fits, metrics as scores, read_predictions
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Arm:
 
     study: Study
     scheme: Scheme
-    jobs: list[Job | Fusion]
+    jobs: list[Fit | Fusion]
     ranked: np.ndarray
     """Which of the jobs compete: encoders, features tables and their fusion, not controls."""
     patients: np.ndarray
@@ -79,8 +78,8 @@ def load_arm(study: Study, scheme: Scheme) -> Arm:
         When no gene varies in every fold, or no fold has more than three patients.
     """
     benchmark = read_benchmark(study.benchmark_h5ad)
-    competing = [job for job in [*jobs(study), *fusions(study)] if job.scheme == scheme]
-    predictions = [read_predictions(job) for job in competing]
+    competing = [job for job in [*fits(study), *fusions(study)] if job.scheme == scheme]
+    predictions = [read_predictions(job.predictions.path) for job in competing]
     if study.parts:  # the training patients are not predicted
         benchmark = benchmark[predictions[0].obs_names].copy()
     fold = predictions[0].obs["fold"].to_numpy()

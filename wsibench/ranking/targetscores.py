@@ -1,18 +1,18 @@
 """How well targets other than genes are predicted: measures that fit their kind, with intervals as genes have them."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from wsibench.assembly import read_benchmark
-from wsibench.core import CohortError, Scheme, Study, read_meta
-from wsibench.ranking import bootstrap
+from wsibench.core import CohortError, Scheme, Study
+from wsibench.ranking import bootstrap, training_variance as halves
 from wsibench.ranking.discrimination import balanced_accuracy, macro_auroc, n_without_auroc
-from wsibench.regression import split_half as halves
-from wsibench.regression.fit import Job, jobs
+from wsibench.regression import Fit, fits, read_predictions
 from wsibench.regression.metrics import RESERVED, squares_within_folds
-from wsibench.regression.targets import artefact
 
 COLUMNS = [
     "scheme", "encoder", "probe", "target", "kind", "measure", "score", "ci_low", "ci_high", "chance", "n_patients",
@@ -88,11 +88,14 @@ def table(study: Study, scheme: Scheme) -> pd.DataFrame:
     """
     if not study.targets:
         return pd.DataFrame(columns=COLUMNS)
-    measured_jobs = [job for job in jobs(study) if job.scheme == scheme]
-    paths = [artefact(job).path for job in measured_jobs]
-    frames = [pd.read_parquet(path) for path in paths]
-    facts = read_meta(paths[0])["facts"]["targets"]
-    sites = read_benchmark(study.benchmark_h5ad).obs["site"] if scheme == "preserved-site" else None
+    measured_jobs = [fit for fit in fits(study) if fit.scheme == scheme]
+    benchmark = read_benchmark(study.benchmark_h5ad)
+    description = json.loads(benchmark.uns["wsibench"]["targets"])
+    frames = [_long(read_predictions(fit.predictions.path), description) for fit in measured_jobs]
+    facts = {one["target"]: _facts(one) for one in description.values()}
+    for name, part in frames[0].groupby("target"):
+        facts[name]["n_unknown"] = benchmark.n_obs - part["patient_id"].nunique()
+    sites = benchmark.obs["site"] if scheme == "preserved-site" else None
     rows = []
     for name in study.targets:
         parts = [frame[frame["target"] == name] for frame in frames]
@@ -101,9 +104,27 @@ def table(study: Study, scheme: Scheme) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def _facts(one: dict) -> dict:
+    kind = "categorical" if one["kind"] == "category" else "continuous"
+    return {"kind": kind, "n_genes": len(one["genes"]), "n_genes_absent": one["n_absent"]}
+
+
+def _long(adata: AnnData, description: dict) -> pd.DataFrame:
+    """One row a target, class and patient of whom it is known."""
+    parts = []
+    for column, one in description.items():
+        measured = adata.obsm["targets_measured"][column].dropna()
+        found = {name: adata.obsm[f"targets{end}"][column][measured.index] for name, end in
+                 (("predicted", ""), ("noise", "_noise"))}  # fmt: skip
+        part = pd.DataFrame({"fold": adata.obs["fold"][measured.index], "measured": measured, **found})
+        part.index.name = "patient_id"
+        parts.append(part.reset_index().assign(target=one["target"], **{"class": one["class"]}))
+    return pd.concat(parts, ignore_index=True)
+
+
 def _scored(
-    study: Study, name: str, facts: dict, parts: list[pd.DataFrame], of_jobs: list[Job], sites: pd.Series | None
-) -> list[tuple[Job, dict]]:
+    study: Study, name: str, facts: dict, parts: list[pd.DataFrame], of_jobs: list[Fit], sites: pd.Series | None
+) -> list[tuple[Fit, dict]]:
     """A target's rows: every measure of every job, with intervals from the same samples of patients."""
     classes = parts[0]["class"].unique()
     shape = (len(classes), -1)

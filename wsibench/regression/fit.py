@@ -1,16 +1,19 @@
-"""Out-of-fold predictions of every encoder and probe, for both ways of dividing patients."""
+"""Out-of-fold predictions of every encoder by every probe, under every scheme of folds."""
 
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from wsibench.assembly import (
     bag_index,
+    contents,
     feature_folders,
     feature_names,
     not_applicable,
@@ -18,109 +21,144 @@ from wsibench.assembly import (
     read_benchmark,
     tile_feature_names,
 )
-from wsibench.core import Artefact, CohortError, Scheme, Study, key_at, make_key, parallel_map, read_meta, writing
-from wsibench.regression import folds, split_half as halves
+from wsibench.cohort.build import read_cohort
+from wsibench.core import Abmil, Artefact, Scheme, Study, StudyError, key_at, make_key, parallel_map, read_meta, writing
+from wsibench.regression import folds
+from wsibench.regression.cross_validation import OutOfFold, out_of_fold
 from wsibench.regression.metrics import fold_spearman
-from wsibench.regression.probes import offer
-from wsibench.regression.probes.base import Attends, Fitted, Patients, Probe, Seeded
+from wsibench.regression.probes import make_probe, probe_spec
+from wsibench.regression.probes.base import Patients, Probe
+from wsibench.regression.targets import predict_targets
 
-if TYPE_CHECKING:
-    from anndata import AnnData
+__all__ = ["Fit", "check", "expected", "fits", "load", "not_applicable", "read_predictions", "regress"]
 
-__all__ = ["Job", "expected", "fit", "jobs", "not_applicable", "out_of_fold", "read_predictions", "regress"]
-
-FORMAT = 4
+FORMAT = 5
 STAGE = "regression"
-
-ROUNDING = 1e-5
-"""Share of a gene's SD below which predictions do not differ; the largest penalty leaves ten times as much."""
-FEWEST_IN_HALF = 4
-"""Training patients that a fit on a half needs; with fewer, all of a prediction may be noise."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One encoder read by one probe under one scheme of folds."""
+class Fit:
+    """One encoder fitted by one probe under one scheme of folds: settings, inputs and outputs."""
 
-    study: Study
     scheme: Scheme
     encoder: str
     probe: str
-
-    @property
-    def artefact(self) -> Artefact:
-        """Its predictions.
-
-        The key knows this encoder's features, the patients, expression and folds, and the probe's own
-        settings: another encoder in the study leaves it as it is.
-        """
-        study, probe = self.study, offer(self.probe)
-        contents = read_meta(study.benchmark_h5ad)["facts"]["contents"]
-        made_from = [contents["patients"], contents["expression"], contents["features"][self.encoder]]
-        section = {"probe": self.probe, "format": probe.format, **probe.settings(study), "seed": study.folds.seed}
-        if self.splits < study.folds.repeats:
-            section["splits"] = self.splits
-        key = make_key(STAGE, FORMAT, section, [*made_from, _folds_key(study, self.scheme)])
-        return Artefact(study.predictions_h5ad(self.scheme, self.encoder, self.probe), key)
-
-    @property
-    def splits(self) -> int:
-        """On how many splits it is fitted: a control, which no rank depends on, on the first alone."""
-        competes = self.encoder in (*self.study.encoders, *self.study.features)
-        return self.study.folds.repeats if competes else 1
+    settings: Abmil | None
+    """Settings of a probe that is a network."""
+    seed: int
+    n_splits: int
+    """Number of splits to fit; 1 for controls, which are not ranked."""
+    study_key: str
+    benchmark: Path
+    folds: Path
+    folders: tuple[Path, ...]
+    """Folders of tile features, of a probe that needs them; see `wsibench.assembly.feature_folders`."""
+    predictions: Artefact
+    attention: Artefact | None
+    """Attention of every tile, of a probe that attends."""
 
     @property
     def artefacts(self) -> list[Artefact]:
-        """Its predictions and, from a probe that attends, the attention of every tile."""
-        made = self.artefact
-        if not offer(self.probe).attends:
-            return [made]
-        path = self.study.attention_parquet(self.scheme, self.encoder, self.probe)
-        return [made, Artefact(path, make_key(STAGE, FORMAT, "attention", [made.key]))]
+        """Predictions and, of a probe that attends, attention."""
+        return [self.predictions, *([self.attention] if self.attention else [])]
+
+    def due(self) -> bool:
+        """Check if the fit has to be made."""
+        return any(artefact.due() for artefact in self.artefacts)
+
+    def make_probe(self) -> Probe:
+        """Make the unfitted probe."""
+        return make_probe(self.probe, self.settings)
 
 
-def _folds_key(study: Study, scheme: Scheme) -> str:
-    return folds.expected(study)[study.folds.schemes.index(scheme)].key
-
-
-def jobs(study: Study) -> list[Job]:
-    """All that the study asks for; a probe on bags reads only encoders that have tiles.
+def fits(study: Study) -> list[Fit]:
+    """List the fits of a study; probes that need tiles are fitted on encoders with tile features alone.
 
     Raises
     ------
+    NotReady
+        When the benchmark has not been assembled.
     StudyError
-        For a probe that there is not.
+        For an unknown probe.
     """
-    tiled = tile_feature_names(study)
+    parts, tiled = contents(study), tile_feature_names(study)
+    fold_keys = {artefact.path: artefact.key for artefact in folds.expected(study)}
     return [
-        Job(study, scheme, encoder, probe)
+        _fit(study, scheme, encoder, probe, parts, fold_keys[study.folds_csv(scheme)])
         for scheme in study.folds.schemes
         for probe in study.probes
         for encoder in feature_names(study)
-        if offer(probe).needs == "mean" or encoder in tiled
+        if probe_spec(probe).needs == "mean" or encoder in tiled
     ]
 
 
+def _fit(study: Study, scheme: Scheme, encoder: str, probe: str, parts: dict[str, Any], fold_key: str) -> Fit:
+    spec = probe_spec(probe)
+    settings = study.abmil if spec.network else None
+    competes = encoder in (*study.encoders, *study.features)
+    n_splits = study.folds.repeats if competes else 1
+    section = {
+        "probe": probe,
+        "format": spec.format,
+        "settings": settings.model_dump(mode="json") if settings else None,
+        "seed": study.folds.seed,
+        "splits": n_splits,
+    }
+    # An encoder that the benchmark lacks has been added since it was assembled: its fit is due.
+    features = parts["features"].get(encoder, "missing")
+    made_from = [parts["patients"], parts["expression"], features, parts.get("targets", ""), fold_key]
+    predictions = Artefact(study.predictions_h5ad(scheme, encoder, probe), make_key(STAGE, FORMAT, section, made_from))
+    attention = study.attention_parquet(scheme, encoder, probe)
+    attention_key = make_key(STAGE, FORMAT, "attention", [predictions.key])
+    return Fit(
+        scheme=scheme,
+        encoder=encoder,
+        probe=probe,
+        settings=settings,
+        seed=study.folds.seed,
+        n_splits=n_splits,
+        study_key=study.key,
+        benchmark=study.benchmark_h5ad,
+        folds=study.folds_csv(scheme),
+        folders=tuple(feature_folders(study, encoder)) if spec.needs == "bags" else (),
+        predictions=predictions,
+        attention=Artefact(attention, attention_key) if spec.attends else None,
+    )
+
+
+def check(study: Study) -> list[str]:
+    """List faults in the settings of probes and folds that would stop the stage; folds once the cohort is known."""
+    faults = []
+    for probe in study.probes:
+        try:
+            probe_spec(probe)
+        except StudyError as error:
+            faults.append(str(error))
+    if not study.parts and study.cohort_csv.is_file():
+        patients = read_cohort(study).drop_duplicates("patient_id").set_index("patient_id")
+        faults += [str(fault) for fault in folds.check_folds(patients, study.folds)]
+    return faults
+
+
 def expected(study: Study) -> list[Artefact]:
-    """Folds, predictions and attention.
+    """List folds, predictions and attention with their keys.
 
     Raises
     ------
     NotReady
         When the benchmark has not been assembled.
     """
-    key_at(study.benchmark_h5ad)
-    return [*folds.expected(study), *(artefact for job in jobs(study) for artefact in job.artefacts)]
+    return [*folds.expected(study), *(artefact for fit in fits(study) for artefact in fit.artefacts)]
 
 
 def regress(study: Study) -> pd.DataFrame:
-    """Fit what is due, and say what was chosen.
+    """Divide the patients and make the fits that are due.
 
     Returns
     -------
     DataFrame
-        A row a scheme, encoder and probe: n_patients, n_genes, seconds (of fitting and predicting all
-        folds, in one thread), chosen (median over folds).
+        A row for each scheme, encoder and probe: n_patients, n_genes, seconds (of fitting and predicting all
+        folds, in one thread), chosen (hyperparameters, median over folds).
 
     Raises
     ------
@@ -128,204 +166,107 @@ def regress(study: Study) -> pd.DataFrame:
         When the patients cannot be divided or a fold leaves fewer than three to train on.
     """
     folds.divide(study)
-    wanted = jobs(study)
-    due = [job for job in wanted if any(artefact.due() for artefact in job.artefacts)]
-    parallel_map(_fit_job, due, label="05 regression")
+    wanted = fits(study)
+    parallel_map(_make, [fit for fit in wanted if fit.due()], label="05 regression")
     columns = ["scheme", "encoder", "probe", "n_patients", "n_genes", "seconds", "chosen"]
-    return pd.DataFrame([read_meta(job.artefact.path)["facts"] for job in wanted], columns=columns)
+    rows = [(read_meta(fit.predictions.path) or {})["facts"] for fit in wanted]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def read_predictions(job: Job) -> "AnnData":
-    """Out-of-fold predictions.
+def read_predictions(path: Path) -> anndata.AnnData:
+    """Read out-of-fold predictions.
 
     Returns
     -------
     AnnData
-        X: float32 (patients, genes) in the unit of the study's expression, of external validation the
-        test patients alone; layers["noise"]: what other training patients might have made of it, as
-        `wsibench.regression.split_half.training_noise`, 0 of external validation; obs: fold, site;
-        varm["rho_by_split"]: within-fold ρ of each of the job's splits (genes, splits), the first of
-        which X is of; varm["rho_by_seed"]: of each seed of a probe that has several (genes, seeds);
-        uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, from a probe that trains by epochs,
-        curves (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
-    """
-    import anndata
-
-    key_at(job.artefact.path)
-    return anndata.read_h5ad(job.artefact.path)
-
-
-def load(job: Job) -> tuple[Patients, "AnnData", np.ndarray]:
-    """What the job fits on: features, the benchmark, and the fold of each patient."""
-    benchmark = read_benchmark(job.study.benchmark_h5ad)
-    fold = folds.read_folds(job.study, job.scheme).to_numpy()
-    return read_patients(job, benchmark), benchmark, fold
-
-
-def read_patients(job: Job, benchmark: "AnnData") -> Patients:
-    """All patients of the benchmark, with the features that the job's probe needs."""
-    ids, groups = benchmark.obs_names.to_numpy(str), folds.inner_groups(benchmark.obs, job.scheme)
-    if offer(job.probe).needs == "mean":
-        return Patients(ids, groups, mean=benchmark.obsm[job.encoder])
-    return Patients(ids, groups, bags=read_bags(benchmark.obs, feature_folders(job.study, job.encoder)))
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """Every patient as predicted by the fit that did not see them."""
-
-    predicted: np.ndarray
-    """float32 (patients, genes); NaN for patients who are never held out."""
-    seeds: np.ndarray | None
-    """The same of each seed, (seeds, patients, genes), from a probe that has several."""
-    noise: np.ndarray | None
-    """What intervals have to put back: noise of training patients who are predicted too, (patients, genes)."""
-    attention: list[np.ndarray]
-    """(tiles,) a patient who is held out; empty unless the probe attends."""
-    chosen: dict[str, dict[str, Any]]
-    """What each fold's fit selected."""
-    curves: pd.DataFrame | None
-
-
-def out_of_fold(
-    probe: Probe, patients: Patients, y: np.ndarray, fold: np.ndarray, *, seed: int = 0, with_halves: bool = False
-) -> OutOfFold:
-    """Fit the probe once a fold on all other patients, and predict those held out.
-
-    Parameters
-    ----------
-    y
-        (patients, genes).
-    fold
-        Fold that holds each patient out, (patients,); below 0 for patients who are trained on in every fold.
-    with_halves
-        Also fit on two halves of every fold's training patients, to tell the noise in its predictions.
-        Not where one fold is all that is held out: whoever is predicted there has trained no fit, what chance
-        does to them stands in the score once, as samples of them show it, and the noise to put back is 0.
+        X: float32 (patients, genes) in the unit of the study's expression, in external validation of the
+        test patients alone; layers["noise"]: training-sample noise of the predictions, 0 in external validation;
+        obs: fold, site; varm["rho_by_split"]: within-fold ρ of each split (genes, splits), the first of which
+        X belongs to; varm["rho_by_seed"]: within-fold ρ of each seed of a probe with several (genes, seeds);
+        obsm["targets"], ["targets_measured"], ["targets_noise"]: the same of targets other than genes;
+        uns["wsibench"]: key, study_key, chosen (JSON, by fold) and, of a probe that trains by epochs, curves
+        (DataFrame: fold, seed, epoch, loss, validation_rho, chosen).
 
     Raises
     ------
-    CohortError
-        When a fold leaves fewer than three patients to train on.
+    NotReady
+        When they have not been made.
     """
-    predicted = np.full(y.shape, np.nan, np.float32)
-    labels = np.unique(fold[fold >= 0])
-    noise = np.zeros(y.shape, np.float32) if with_halves else None
-    by_seed: np.ndarray | None = None
-    attention: dict[int, np.ndarray] = {}
-    chosen, curves = {}, []
-    for label in labels:
-        train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
-        if len(train) < 3:
-            raise CohortError(f"Fold {label} leaves {len(train)} patients to train on.", "Lower folds.n in study.yaml.")
-        fitted = probe.fit(patients.take(train), y[train], seed=seed)
-        seeds, weights = _of_each_seed(fitted, patients.take(held))
-        predicted[held] = settled(seeds.mean(axis=0), y[train].std(axis=0, dtype=np.float64))
-        if len(seeds) > 1:
-            by_seed = np.empty((len(seeds), *y.shape), np.float32) if by_seed is None else by_seed
-            by_seed[:, held] = seeds
-        if noise is not None and len(labels) > 1:
-            noise[held] = _noise(probe, patients.take(train), y[train], patients.take(held), predicted[held], seed)
-        if isinstance(fitted, Attends):
-            attention |= zip(held.tolist(), weights, strict=True)
-            curves.append(fitted.curves.assign(fold=int(label)))
-        chosen[str(label)] = fitted.chosen
-    ordered = [attention[position] for position in sorted(attention)]
-    together = pd.concat(curves, ignore_index=True) if curves else None
-    return OutOfFold(predicted, by_seed, noise, ordered, chosen, together)
+    key_at(path)
+    return anndata.read_h5ad(path)
 
 
-def _of_each_seed(fitted: Fitted, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Predictions of every seed, (seeds, patients, genes), and the attention of a probe that attends."""
-    if isinstance(fitted, Attends):
-        return fitted.predict_with_attention(patients)
-    if isinstance(fitted, Seeded):
-        return fitted.predict_seeds(patients), []
-    return fitted.predict(patients)[None], []
+def load(fit: Fit) -> tuple[Patients, anndata.AnnData, pd.DataFrame]:
+    """Load the inputs of a fit.
 
-
-def _noise(
-    probe: Probe, train: Patients, y: np.ndarray, held: Patients, predicted: np.ndarray, seed: int
-) -> np.ndarray:
-    """Noise of the training patients in what is predicted, from fits on two halves of them."""
-    # The same halves for every encoder and probe, whose predictions they make noisy together.
-    parts = halves.divide(train.groups, seed)
-    if min(map(len, parts)) < FEWEST_IN_HALF:
-        return predicted - predicted.mean(axis=0)
-    one, other = (probe.fit(train.take(part), y[part], seed=seed).predict(held) for part in parts)
-    return halves.training_noise(one, other, predicted)
-
-
-def settled(predicted: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Predictions of a fold, constant for genes that vary by rounding only.
-
-    Patients of the same features (of sites never seen, to the site control) differ in the last bit,
-    depending on where they stand in a matrix product, and ranks would make a signal of that.
-
-    Parameters
-    ----------
-    predicted
-        (patients, genes).
-    sd
-        Of each gene in the training patients, (genes,).
+    Returns
+    -------
+    patients
+        All patients of the benchmark, with the features that the probe needs.
+    benchmark
+        The assembled benchmark.
+    splits
+        Fold that holds each patient out, split by split; int64 (patients, splits).
     """
-    flat = np.ptp(predicted, axis=0) <= ROUNDING * sd
-    return np.where(flat, predicted[:1], predicted)
+    benchmark = read_benchmark(fit.benchmark)
+    splits = folds.read(fit.folds, benchmark.obs_names)
+    ids, groups = benchmark.obs_names.to_numpy(str), folds.inner_groups(benchmark.obs, fit.scheme)
+    if fit.folders:
+        return Patients(ids, groups, bags=read_bags(benchmark.obs, fit.folders)), benchmark, splits
+    return Patients(ids, groups, mean=benchmark.obsm[fit.encoder]), benchmark, splits
 
 
-def fit(job: Job, y: np.ndarray, patients: Patients, fold: np.ndarray, *, with_halves: bool = False) -> OutOfFold:
-    """Out-of-fold predictions of `y`, in one thread: other jobs have the other cores."""
-    with threadpool_limits(1):
-        probe = offer(job.probe).make(job.study)
-        return out_of_fold(probe, patients, y, fold, seed=job.study.folds.seed, with_halves=with_halves)
-
-
-def _fit_job(job: Job) -> None:
-    import anndata
-
-    patients, benchmark, fold = load(job)
+def _make(fit: Fit) -> None:
+    """Make the predictions and attention of one fit, in one thread, since other fits use the other cores."""
+    patients, benchmark, splits = load(fit)
     started = time.perf_counter()
-    found = fit(job, benchmark.X, patients, fold, with_halves=True)
-    others = [each.to_numpy() for _, each in folds.read_splits(job.study, job.scheme).iloc[:, 1 : job.splits].items()]
-    splits = [(found.predicted, fold), *((fit(job, benchmark.X, patients, each).predicted, each) for each in others)]
-    varm = {"rho_by_split": _rho(benchmark.X, splits)}
+    first, *others = (splits[name].to_numpy() for name in splits.columns[: fit.n_splits])
+    probe = fit.make_probe()
+    with threadpool_limits(1):
+        found = out_of_fold(probe, patients, benchmark.X, first, seed=fit.seed, split_half=True)
+        refitted = [out_of_fold(probe, patients, benchmark.X, fold, seed=fit.seed).predicted for fold in others]
+        obsm = predict_targets(probe, patients, benchmark, first, seed=fit.seed) if "targets" in benchmark.obsm else {}
+    seconds = round(time.perf_counter() - started, 2)
+    by_split = list(zip([found.predicted, *refitted], [first, *others], strict=True))
+    adata = _predictions(fit, benchmark, found, by_split, obsm, first)
+    facts = {"scheme": fit.scheme, "encoder": fit.encoder, "probe": fit.probe, "chosen": found.median_chosen()}
+    with writing(fit.predictions, n_patients=adata.n_obs, n_genes=adata.n_vars, seconds=seconds, **facts) as path:
+        adata.write_h5ad(path, convert_strings_to_categoricals=False)
+    if fit.attention:
+        tiles = bag_index(benchmark.obs[first >= 0], fit.folders)
+        with writing(fit.attention) as path:
+            tiles.assign(attention=np.concatenate(found.attention)).to_parquet(path, index=False)
+
+
+def _predictions(
+    fit: Fit,
+    benchmark: anndata.AnnData,
+    found: OutOfFold,
+    by_split: list[tuple[np.ndarray, np.ndarray]],
+    obsm: dict[str, pd.DataFrame],
+    fold: np.ndarray,
+) -> anndata.AnnData:
+    """Predictions as `read_predictions` describes them."""
+    varm = {"rho_by_split": _rho(benchmark.X, by_split)}
     if found.seeds is not None:
         varm["rho_by_seed"] = _rho(benchmark.X, [(each, fold) for each in found.seeds])
-    seconds = round(time.perf_counter() - started, 2)
-    predictions, *attention = job.artefacts
-    uns = {"key": predictions.key, "study_key": job.study.key, "chosen": json.dumps(found.chosen)}
+    uns = {"key": fit.predictions.key, "study_key": fit.study_key, "chosen": json.dumps(found.chosen)}
     if found.curves is not None:
         uns["curves"] = found.curves
-    held = fold >= 0
-    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)[held]
-    var = pd.DataFrame(index=benchmark.var_names)
-    facts = {
-        "scheme": job.scheme,
-        "encoder": job.encoder,
-        "probe": job.probe,
-        "n_patients": len(obs),
-        "n_genes": benchmark.n_vars,
-        "seconds": seconds,
-        "chosen": _median_of(list(found.chosen.values())),
-    }
-    with writing(predictions, **facts) as path:
-        layers = {"noise": found.noise[held]}
-        adata = anndata.AnnData(found.predicted[held], obs, var, layers=layers, varm=varm, uns={"wsibench": uns})
-        adata.write_h5ad(path, convert_strings_to_categoricals=False)
-    for artefact in attention:
-        table = bag_index(benchmark.obs[held], feature_folders(job.study, job.encoder))
-        table["attention"] = np.concatenate(found.attention)
-        with writing(artefact) as path:
-            table.to_parquet(path, index=False)
+    obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
+    test = fold >= 0
+    return anndata.AnnData(
+        found.predicted[test],
+        obs[test],
+        pd.DataFrame(index=benchmark.var_names),
+        layers={"noise": found.noise[test]},
+        obsm={name: table[test] for name, table in obsm.items()},
+        varm=varm,
+        uns={"wsibench": uns},
+    )
 
 
 def _rho(y: np.ndarray, predictions: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Within-fold ρ of several predictions, each with its folds; float32 (genes, predictions)."""
     rho = [fold_spearman(y[fold >= 0], each[fold >= 0], fold[fold >= 0]).mean() for each, fold in predictions]
     return np.stack(rho, axis=1).astype(np.float32)
-
-
-def _median_of(chosen: list[dict[str, Any]]) -> str:
-    """The median over folds of every number that was chosen, as text."""
-    numbers = [name for name, value in chosen[0].items() if isinstance(value, int | float)]
-    return ", ".join(f"{name} {np.median([each[name] for each in chosen]):.3g}" for name in numbers)

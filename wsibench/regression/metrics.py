@@ -1,9 +1,8 @@
-"""How well predictions order patients, gene by gene.
+"""Gene-wise rank correlation between measured and predicted expression, within the folds that hold patients out.
 
-Pure functions of arrays.  The estimand is the expected gene-wise Spearman correlation of a fitted
-pipeline on new patients (of new sites, where whole sites are held out).  It is estimated within each
-held-out fold and averaged over folds: predictions of different folds come from different fits, and
-pooling them would mix the fits' offsets with the signal.
+The estimand is the expected gene-wise Spearman correlation of a fitted pipeline on new patients (of new sites,
+where whole sites are held out).  It is estimated within each held-out fold and averaged over folds: predictions
+of different folds come from different fits, and pooling them would mix the fits' offsets with the signal.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numba import njit
 CLIP = 0.999
 """Largest |ρ| that enters Fisher's transformation."""
 RESERVED = 3
-"""Fisher's z of n patients has a variance of 1 / (n − 3): a fold weighs n − 3, and three patients weigh nothing."""
+"""Fisher's z of n patients has variance 1 / (n − 3): a fold has weight n − 3, and none with three patients or fewer."""
 
 
 @njit(nogil=True, cache=True)
@@ -33,7 +32,7 @@ def _midranks(values: np.ndarray, order: np.ndarray, out: np.ndarray) -> None:
 
 
 def centred_midranks(values: np.ndarray) -> np.ndarray:
-    """Midranks of every column, shifted to mean 0 and scaled by 1 / n; float32, like `values` (n, columns)."""
+    """Midranks of every column of `values` (n, columns), shifted to mean 0 and scaled by 1 / n; float32."""
     # NumPy sorts rows in vector registers, some times faster than compiled loops do.
     rows = np.ascontiguousarray(values.T, np.float32)
     out = np.empty(rows.shape, np.float32)
@@ -42,11 +41,19 @@ def centred_midranks(values: np.ndarray) -> np.ndarray:
     return ((out - (n - 1) / 2) / max(n, 1)).T
 
 
-def squares_within_folds(measured: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Squared distances from the fold's mean, float64 (n, columns), that add up to n times the variance.
+def unit(values: np.ndarray) -> np.ndarray:
+    """Centre columns and scale them to length 1, float64; columns that do not vary are 0."""
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    length = np.linalg.norm(centred, axis=0)
+    varies = length > 1e-7 * np.abs(values).max(axis=0, initial=0) * np.sqrt(len(values))
+    return np.divide(centred, length, out=np.zeros_like(centred), where=varies & (length > 0))
 
-    The mean is that of the very patients it is taken from, which no prediction can know, and takes a degree of
-    freedom: without n / (n − 1) any prediction would look worse than it is by 1 / n of the variance.
+
+def squares_within_folds(measured: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Squared distances from the mean of the fold, float64 (n, columns), whose sum is n times the variance.
+
+    They are scaled by n / (n − 1), since the mean of the very patients it is taken from takes a degree of freedom;
+    without it any prediction would look worse than it is by 1 / n of the variance.
     """
     squares = np.empty(measured.shape)
     for label in np.unique(fold):
@@ -68,7 +75,7 @@ class FoldScores:
     constant
         (folds, genes), True where the prediction is constant.
     n
-        Patients of each fold, (folds,).
+        Number of patients of each fold, (folds,).
     """
 
     rho: np.ndarray
@@ -80,7 +87,7 @@ class FoldScores:
         return fisher_mean(self.rho, self.n)
 
     def undefined(self) -> np.ndarray:
-        """Genes whose prediction is constant in a fold that counts, (genes,)."""
+        """Genes whose prediction is constant in a fold that has a weight, bool (genes,)."""
         return self.constant[self.n > RESERVED].any(axis=0)
 
 
@@ -92,7 +99,7 @@ def fold_spearman(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray)
     measured, predicted
         (patients, genes).
     fold
-        Label of the fold each patient is held out in, (patients,).
+        Fold that each patient is held out in, (patients,).
     """
     labels, n = np.unique(fold, return_counts=True)
     rho = np.empty((len(labels), measured.shape[1]), np.float32)
@@ -115,12 +122,12 @@ def fisher_mean(rho: np.ndarray, n: np.ndarray) -> np.ndarray:
     rho
         (folds, genes).
     n
-        Patients of each fold; a fold of three or fewer has no weight.
+        Number of patients of each fold; a fold of three or fewer has no weight.
 
     Returns
     -------
-    np.ndarray
-        (genes,); NaN where a fold that counts has no correlation, or where no fold counts.
+    ndarray
+        (genes,); NaN where a fold with a weight has no correlation, or no fold has a weight.
     """
     weights = np.maximum(np.asarray(n, float) - RESERVED, 0)
     counted = weights > 0
@@ -131,7 +138,7 @@ def fisher_mean(rho: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def scorable_genes(measured: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Genes that vary in every fold that counts, (genes,): the one set that all encoders are scored on."""
+    """Genes that vary in every fold that has a weight, bool (genes,): the same set for all encoders."""
     labels, n = np.unique(fold, return_counts=True)
     kept = np.ones(measured.shape[1], bool)
     for label in labels[n > RESERVED]:
@@ -141,10 +148,10 @@ def scorable_genes(measured: np.ndarray, fold: np.ndarray) -> np.ndarray:
 
 
 def permutation_within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions that shuffle patients among those of their own group, (patients,).
+    """Positions that shuffle patients within their own group, (patients,); a group of one stays in place.
 
-    A group of one stays where it is.  Shuffling within sites keeps what a site has to do with both
-    expression and picture, and breaks only what ties a patient's own picture to their own expression.
+    Shuffling within sites keeps the association of the site with both expression and images, and breaks only
+    the association of a patient's own images with their own expression.
     """
     shuffled = np.arange(len(groups))
     for group in np.unique(groups):

@@ -32,7 +32,7 @@ from wsibench.core import (
     write_text,
 )
 from wsibench.regression import folds
-from wsibench.regression.probes import offer
+from wsibench.regression.probes import make_probe, probe_spec
 from wsibench.regression.probes.base import Fitted, Patients
 
 FORMAT = 2
@@ -86,7 +86,9 @@ class SavedFit:
     @property
     def fitted(self) -> Fitted:
         """Restore the probe."""
-        return offer(self.description.probe).restore(safetensors.numpy.load(self.arrays), self.description.facts)
+        return probe_spec(self.description.probe).probe_class.restore(
+            safetensors.numpy.load(self.arrays), self.description.facts
+        )
 
     @property
     def genes(self) -> pd.DataFrame:
@@ -141,7 +143,7 @@ def fit(
     StudyError
         For an unknown probe.
     """
-    spec = offer(probe)
+    spec = probe_spec(probe)
     if study.parts:
         raise FitError(
             f"{study.name} tests one study on another: fitted on all, a probe would have seen its test patients.",
@@ -157,7 +159,7 @@ def fit(
     bags = assembly.read_bags(obs, assembly.feature_folders(study, encoder)) if spec.needs == "bags" else None
     scheme = primary_scheme(study)
     patients = Patients(benchmark.obs_names.to_numpy(str), folds.inner_groups(obs, scheme), mean, bags)
-    fitted = spec.make(study).fit(patients, benchmark.X, seed=study.folds.seed)
+    fitted = make_probe(probe, study.abmil).fit(patients, benchmark.X, seed=study.folds.seed)
     arrays, facts = fitted.arrays()
     content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     known = pd.DataFrame(scores, benchmark.var_names, SCORES, dtype=np.float64)
@@ -243,7 +245,7 @@ def load(path: Path) -> SavedFit:
     description, arrays = file.fit, path.read_bytes()
     if (file.key, description.arrays_sha256) != (description.key, hashlib.sha256(arrays).hexdigest()):
         raise FitError(f"{path} and {beside.name} have been cut off or changed, or belong to different fits.", again)
-    if description.format != f"{FORMAT}.{offer(description.probe).format}":
+    if description.format != f"{FORMAT}.{probe_spec(description.probe).format}":
         made_by = description.versions.get("wsibench")
         raise FitError(f"{path} is of another format ({description.format}).", f"Use wsibench {made_by}, or fit again.")
     saved, ids = SavedFit(description, arrays), np.array(["any"])
@@ -303,7 +305,11 @@ def predict(saved: SavedFit, study: Study) -> AnnData:
             f"{said.width}.",
             f"Features have to be made by the same encoder; slides that failed are in {study.failures_csv}.",
         )
-    bags = assembly.read_bags(obs, assembly.feature_folders(study, name)) if offer(said.probe).needs == "bags" else None
+    bags = (
+        assembly.read_bags(obs, assembly.feature_folders(study, name))
+        if probe_spec(said.probe).needs == "bags"
+        else None
+    )
     ids = obs.index.to_numpy(str)
     x = saved.fitted.predict(Patients(ids, ids, mean.loc[obs.index].to_numpy(np.float32), bags))
     uns = {"fit": said.key, "study": study.name, "study_key": study.key}

@@ -133,7 +133,7 @@ def test_training_in_bfloat16_follows_float32_and_is_said(make_demo_like):
         assert fitted[precision].chosen["precision"] == precision
     loss = {precision: each.curves["loss"].to_numpy() for precision, each in fitted.items()}
     np.testing.assert_allclose(loss["bfloat16"], loss["float32"], rtol=0.01)
-    for attention in fitted["bfloat16"].attention(cohort.patients):
+    for attention in fitted["bfloat16"].predict_seeds(cohort.patients)[1]:
         assert attention.sum() == pytest.approx(1, rel=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_predictions_are_in_the_unit_of_the_targets(make_demo_like):
 def test_attention_sums_to_one_and_what_was_chosen_is_said(make_demo_like):
     cohort = make_demo_like(n=24, tiles=6)
     fitted = Abmil(SMALL.model_copy(update={"seeds": 2, "tiles_train": 4})).fit(cohort.patients, cohort.y)
-    attention = fitted.attention(cohort.patients)
+    attention = fitted.predict_seeds(cohort.patients)[1]
     assert [len(a) for a in attention] == [len(bag) for bag in cohort.patients.bags]
     np.testing.assert_allclose([a.sum() for a in attention], 1, rtol=1e-5)
     assert fitted.curves.groupby("seed")["chosen"].sum().tolist() == [1, 1]
@@ -271,8 +271,8 @@ def score(cohort, probe, fold):
         train, held = np.flatnonzero(fold != label), np.flatnonzero(fold == label)
         fitted = probe.fit(cohort.patients.take(train), cohort.y[train], seed=int(label))
         predicted[held] = fitted.predict(cohort.patients.take(held))
-        if probe.needs == "bags":
-            attention = fitted.attention(cohort.patients.take(held))
+        if isinstance(probe, Abmil):
+            attention = fitted.predict_seeds(cohort.patients.take(held))[1]
             # A patient all of whose tiles carry signal, or none, has no tile to find.
             pairs = zip([cohort.signal[i] for i in held], attention, strict=True)
             told = [(signal, a) for signal, a in pairs if 0 < signal.sum() < len(signal)]
@@ -286,7 +286,7 @@ def test_attention_finds_signal_in_few_tiles_of_a_small_cohort(make_needle):
     fold = (np.arange(200) >= 150).astype(int)
     train, held = np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)
     fitted = Abmil(Settings(seeds=1, tiles_train=50)).fit(cohort.patients.take(train), cohort.y[train])
-    attention = fitted.attention(cohort.patients.take(held))
+    attention = fitted.predict_seeds(cohort.patients.take(held))[1]
     assert np.mean([roc_auc_score(cohort.signal[i], a) for i, a in zip(held, attention, strict=True)]) >= 0.9
 
 

@@ -9,14 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wsibench.core import Abmil as Settings, Study
-from wsibench.regression.fit import out_of_fold
-from wsibench.regression.probes import PROBES
+from wsibench.core import Abmil as Settings
+from wsibench.regression import PROBES, Patients, make_probe, out_of_fold
 from wsibench.regression.probes.abmil import Abmil
-from wsibench.regression.probes.base import Patients
 from wsibench.regression.probes.ridge import Ridge
 
-STUDY = Study.model_validate({"title": "T", "cohort": {"source": "simulate"}, "abmil": {"seeds": 1, "epochs": 3}})
+SETTINGS = Settings(seeds=1, epochs=3)
 FOLD = np.repeat([0, 1, 2], 12)
 ASKED = np.arange(6)
 """Held out in fold 0, and left as they are."""
@@ -53,11 +51,11 @@ def run_of(probe):
 
 @pytest.mark.parametrize("name", PROBES)
 def test_no_probe_sees_who_is_held_out(name):
-    assert not leaks(run_of(PROBES[name].make(STUDY)))
+    assert not leaks(run_of(make_probe(name, SETTINGS)))
 
 
 def test_a_head_of_components_does_not_see_who_is_held_out():
-    assert not leaks(run_of(Abmil(STUDY.abmil.model_copy(update={"head_components": 2}))))
+    assert not leaks(run_of(Abmil(SETTINGS.model_copy(update={"head_components": 2}))))
 
 
 # Each of these plants a leak in one place; the check has to find it.

@@ -1,4 +1,4 @@
-"""What every probe on offer has to do, whatever it is."""
+"""Behaviour that every probe in the table has."""
 
 import json
 from dataclasses import replace
@@ -7,24 +7,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from wsibench.core import Study, StudyError
+from wsibench.core import Abmil, StudyError
 from wsibench.regression.metrics import fold_spearman
-from wsibench.regression.probes import PROBES, offer
-from wsibench.regression.probes.base import Attends, Patients, Seeded
-from wsibench.regression.probes.moments import pooled
-from wsibench.regression.probes.neighbours import Neighbours
+from wsibench.regression.probes import PROBES, make_probe, probe_spec
+from wsibench.regression.probes.base import FittedNetworks, Patients
 from wsibench.regression.probes.ridge import Kernel, Ridge
 
-STUDY = Study.model_validate({
-    "title": "T",
-    "cohort": {"source": "simulate"},
-    "abmil": {"seeds": 1, "epochs": 12, "embed": 32, "attention": 16, "lr": 0.01},
-})  # fmt: skip
+SETTINGS = Abmil(seeds=1, epochs=12, embed=32, attention=16, lr=0.01)
 
 
 @pytest.fixture(params=PROBES)
 def probe(request):
-    return PROBES[request.param].make(STUDY)
+    return make_probe(request.param, SETTINGS)
 
 
 @pytest.fixture
@@ -32,13 +26,13 @@ def cohort(make_demo_like):
     return make_demo_like(n=96, tiles=12, dim=32)
 
 
-def test_offers_say_what_the_probes_are(probe, request):
-    said = PROBES[request.node.callspec.params["probe"]]
-    assert said.needs == probe.needs
+@pytest.mark.parametrize("name", PROBES)
+def test_probe_reads_the_features_that_the_table_says(name):
     ids = np.arange(8).astype(str)
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
-    patients = Patients(ids, ids, x, list(x[:, None]))
-    assert said.attends == isinstance(probe.fit(patients, x, seed=0), Attends)
+    features = {"mean": x} if PROBES[name].needs == "mean" else {"bags": list(x[:, None])}
+    patients = Patients(ids, ids, **features)
+    assert make_probe(name, SETTINGS).fit(patients, x).predict(patients).shape == (8, 3)
 
 
 def test_reads_what_can_be_read_and_says_what_it_chose(probe, cohort):
@@ -64,46 +58,42 @@ class Counted(list):
 
 
 @pytest.mark.parametrize("name", ["abmil", "mlp"])
-def test_seeds_are_told_apart_and_average_to_the_prediction(name, cohort):
-    settings = STUDY.abmil.model_copy(update={"seeds": 3, "epochs": 2})
-    study = STUDY.model_copy(update={"abmil": settings})
-    fitted = PROBES[name].make(study).fit(cohort.patients.take(np.arange(40)), cohort.y[:40, ::20], seed=0)
-    assert isinstance(fitted, Seeded)
+def test_seeds_differ_and_average_to_the_prediction(name, cohort):
+    settings = SETTINGS.model_copy(update={"seeds": 3, "epochs": 2})
+    fitted = make_probe(name, settings).fit(cohort.patients.take(np.arange(40)), cohort.y[:40, ::20], seed=0)
+    assert isinstance(fitted, FittedNetworks)
     bags = Counted(cohort.patients.bags)
-    held = replace(cohort.patients, bags=bags).take(np.arange(40, 50))
-    each = fitted.predict_seeds(held)
+    test = replace(cohort.patients, bags=bags).take(np.arange(40, 50))
+    each, attention = fitted.predict_seeds(test)
     assert each.shape == (3, 10, cohort.y[:, ::20].shape[1])
     assert each.dtype == np.float32
     assert bags.reads == (10 if name == "abmil" else 0)
-    np.testing.assert_array_equal(each.mean(axis=0), fitted.predict(held))
+    assert [len(weights) for weights in attention] == [len(bag) if name == "abmil" else 1 for bag in test.bags]
+    np.testing.assert_array_equal(each.mean(axis=0), fitted.predict(test))
     assert all(np.abs(each[one] - each[other]).max() > 0.01 for one, other in ((0, 1), (0, 2), (1, 2)))
-    if name == "abmil":
-        np.testing.assert_array_equal(fitted.predict_with_attention(held)[0], each)
 
 
-def test_comes_back_from_arrays_and_json_predicting_the_same(probe, request, cohort, tmp_path):
-    patients, held = cohort.patients.take(np.arange(40)), cohort.patients.take(np.arange(64, 96))
+@pytest.mark.parametrize("name", PROBES)
+def test_restored_probe_predicts_the_same(name, cohort, tmp_path):
+    patients, test = cohort.patients.take(np.arange(40)), cohort.patients.take(np.arange(64, 96))
     y = cohort.y[:40, ::20].copy()
     y[:, 0] = 3.0  # a gene that does not vary in training
-    fitted = probe.fit(patients, y, seed=0)
+    fitted = make_probe(name, SETTINGS.model_copy(update={"seeds": 2})).fit(patients, y, seed=0)
     arrays, facts = fitted.arrays()
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "f.safetensors")
-    said = PROBES[request.node.callspec.params["probe"]]
-    back = said.restore(load_file(tmp_path / "f.safetensors"), json.loads(json.dumps(facts)))
-    np.testing.assert_allclose(back.predict(held), fitted.predict(held), rtol=0, atol=1e-5)
-    assert back.chosen == fitted.chosen
-    again, facts_again = back.arrays()
+    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, tmp_path / "f.safetensors")
+    restored = PROBES[name].probe_class.restore(load_file(tmp_path / "f.safetensors"), json.loads(json.dumps(facts)))
+    np.testing.assert_allclose(restored.predict(test), fitted.predict(test), rtol=0, atol=1e-5)
+    again, facts_again = restored.arrays()
     assert facts_again == facts
     assert again.keys() == arrays.keys()
-    for name in arrays:
-        np.testing.assert_array_equal(again[name], arrays[name])
+    for key in arrays:
+        np.testing.assert_array_equal(again[key], arrays[key])
 
 
-def test_arrays_hold_no_patient_unless_the_offer_says_so(probe, request, cohort):
+def test_arrays_hold_no_patient(probe, cohort):
     n = 41  # a number that is no other dimension's
     arrays, _ = probe.fit(cohort.patients.take(np.arange(n)), cohort.y[:n, :30], seed=0).arrays()
-    said = PROBES[request.node.callspec.params["probe"]]
-    assert any(n in array.shape for array in arrays.values()) == said.keeps_patients
+    assert not any(n in array.shape for array in arrays.values())
 
 
 def test_same_input_same_output(probe, cohort):
@@ -130,9 +120,9 @@ def test_constants_extremes_and_few_patients_give_numbers(probe):
     assert (predicted[:, 1] == 7.5).all()
 
 
-def test_unknown_probe_names_the_close_one():
-    with pytest.raises(StudyError, match=r"no probe 'abmill'.*Did you mean 'abmil'"):
-        offer("abmill")
+def test_unknown_probe_names_the_known_ones():
+    with pytest.raises(StudyError, match=r"no probe 'abmill'. Choose from ridge, pca-ridge, mlp, abmil."):
+        probe_spec("abmill")
 
 
 def test_pca_ridge_is_ridge_on_principal_components():
@@ -148,38 +138,3 @@ def test_pca_ridge_is_ridge_on_principal_components():
     ids = np.arange(50).astype(str)
     fitted = Ridge(components=5).fit(Patients(ids, ids, x), x[:, :2])
     assert fitted.kernel.vectors.shape == (50, 5)
-
-
-def test_neighbours_average_the_nearest():
-    x = np.array([[1, 0], [2, 0.1], [0, 1], [0.1, 3], [-1, -1]], np.float32)
-    y = np.array([[1], [3], [10], [20], [99]], np.float32)
-    ids = np.arange(5).astype(str)
-    fitted = Neighbours().fit(Patients(ids, ids, x), y)
-    assert fitted.chosen["k"] == 4
-    space = fitted.space
-    assert set(space.nearest(np.array([[5, 0.2]], np.float32), 2)[0]) == {0, 1}
-    assert set(space.nearest(np.array([[0.2, 9]], np.float32), 2)[0]) == {2, 3}
-
-
-def test_moments_are_the_mean_and_sd_of_all_tiles():
-    bags = [np.array([[1, 2], [3, 6]], np.float16), np.array([[5, 7]], np.float16)]
-    ids = np.array(["a", "b"])
-    np.testing.assert_allclose(pooled(Patients(ids, ids, bags=bags)).mean, [[2, 4, 1, 2], [5, 7, 0, 0]])
-
-
-def test_mean_and_sd_read_what_the_mean_does_not_hold():
-    """Genes that follow the spread of tiles, not their average."""
-    rng = np.random.default_rng(0)
-    spread = np.exp(0.5 * rng.normal(size=120))
-    bags = [(s * rng.normal(size=(40, 4))).astype(np.float16) for s in spread]
-    mean = np.stack([bag.mean(axis=0, dtype=np.float32) for bag in bags])
-    ids = np.arange(120).astype(str)
-    patients, y = Patients(ids, ids, mean, bags), np.log(spread)[:, None].astype(np.float32)
-    fold = (np.arange(120) >= 80).astype(int)
-    rho = {}
-    for name in ("ridge", "mean-sd-ridge"):
-        fitted = PROBES[name].make(STUDY).fit(patients.take(np.arange(80)), y[:80], seed=0)
-        predicted = fitted.predict(patients.take(np.arange(80, 120)))
-        rho[name] = fold_spearman(y[fold == 1], predicted, fold[fold == 1]).mean()[0]
-    assert rho["mean-sd-ridge"] > 0.9
-    assert abs(rho["ridge"]) < 0.5

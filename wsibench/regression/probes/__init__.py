@@ -1,105 +1,74 @@
-"""What is fitted on features: one interface, `wsibench.regression.probes.base.Probe`, and a room a probe."""
+"""Probes: regressions from a patient's features to all genes at once.
 
-import difflib
+To add a probe, write a class with the interface of `wsibench.regression.probes.base.Probe` in a module of
+this folder, and add a line to `PROBES`.
+"""
+
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsibench.core import StudyError
 
 if TYPE_CHECKING:
-    from wsibench.core import Study
-    from wsibench.regression.probes.base import Arrays, Fitted, Probe
+    from wsibench.core import Abmil
+    from wsibench.regression.probes.base import Probe
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A probe that a study can name; says what it takes without importing what it runs on."""
+class ProbeSpec:
+    """Properties of a probe that are known without importing the module it is in."""
 
+    path: str
+    """``module:class`` within this folder."""
     needs: Literal["mean", "bags"]
-    attends: bool
-    """Whether it leaves the attention of every tile."""
-    format: int
+    """Features that it reads: one mean vector a patient, or all tiles."""
+    network: bool = False
+    """True for probes with the settings ``abmil`` of study.yaml."""
+    attends: bool = False
+    """True for probes that weigh the tiles of a patient."""
+    format: int = 1
     """Raised only when the same input gives other results."""
-    settings: "Callable[[Study], dict[str, Any]]"
-    """The section of the study that decides its results."""
-    make: "Callable[[Study], Probe]"
-    fitted: str
-    """``room:class`` of what it becomes, which reads itself from arrays."""
-    keeps_patients: bool = False
-    """Whether that holds the training patients' own features and expression, in a file too."""
 
-    def restore(self, arrays: "Arrays", facts: dict[str, Any]) -> "Fitted":
-        """The fitted probe that gave these `arrays` and `facts`."""
-        room, _, name = self.fitted.partition(":")
-        return getattr(importlib.import_module(f"wsibench.regression.probes.{room}"), name).from_arrays(arrays, facts)
+    @property
+    def probe_class(self) -> Any:
+        """Class of the probe."""
+        module, _, name = self.path.partition(":")
+        return getattr(importlib.import_module(f"wsibench.regression.probes.{module}"), name)
 
 
-def _ridge(study: "Study") -> "Probe":
-    from wsibench.regression.probes.ridge import Ridge
-
-    return Ridge()
-
-
-def _pca_ridge(study: "Study") -> "Probe":
-    from wsibench.regression.probes.ridge import Ridge
-
-    return Ridge(components=256)
-
-
-def _mean_sd(study: "Study") -> "Probe":
-    from wsibench.regression.probes.moments import MeanSd
-
-    return MeanSd()
-
-
-def _neighbours(study: "Study") -> "Probe":
-    from wsibench.regression.probes.neighbours import Neighbours
-
-    return Neighbours()
-
-
-def _mlp(study: "Study") -> "Probe":
-    from wsibench.regression.probes.mlp import Mlp
-
-    return Mlp(study.abmil)
-
-
-def _abmil(study: "Study") -> "Probe":
-    from wsibench.regression.probes.abmil import Abmil
-
-    return Abmil(study.abmil)
-
-
-def _nothing(study: "Study") -> dict[str, Any]:
-    return {}
-
-
-def _network(study: "Study") -> dict[str, Any]:
-    return study.abmil.model_dump(mode="json")
-
-
-PROBES: dict[str, Offer] = {
-    "ridge": Offer("mean", False, 1, _nothing, _ridge, "ridge:FittedRidge"),
-    "pca-ridge": Offer("mean", False, 1, _nothing, _pca_ridge, "ridge:FittedRidge"),
-    "mean-sd-ridge": Offer("bags", False, 1, _nothing, _mean_sd, "moments:FittedMeanSd"),
-    "knn": Offer("mean", False, 1, _nothing, _neighbours, "neighbours:FittedNeighbours", keeps_patients=True),
-    "mlp": Offer("mean", False, 1, _network, _mlp, "mlp:FittedMlp"),
-    "abmil": Offer("bags", True, 1, _network, _abmil, "abmil:FittedAbmil"),
+PROBES: dict[str, ProbeSpec] = {
+    "ridge": ProbeSpec("ridge:Ridge", needs="mean"),
+    "pca-ridge": ProbeSpec("ridge:PcaRidge", needs="mean"),
+    "mlp": ProbeSpec("abmil:Mlp", needs="mean", network=True),
+    "abmil": ProbeSpec("abmil:Abmil", needs="bags", network=True, attends=True),
 }
 
 
-def offer(name: str) -> Offer:
-    """The probe that a study calls `name`.
+def probe_spec(name: str) -> ProbeSpec:
+    """Entry of a probe in `PROBES`.
 
     Raises
     ------
     StudyError
-        For an unknown name; names what there is.
+        For an unknown name; lists the known ones.
     """
     if name not in PROBES:
-        close = difflib.get_close_matches(name, PROBES, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise StudyError(f"probes: there is no probe {name!r}.", f"{hint}Probes: {', '.join(PROBES)}.")
+        raise StudyError(f"probes: there is no probe {name!r}.", f"Choose from {', '.join(PROBES)}.")
     return PROBES[name]
+
+
+def make_probe(name: str, settings: "Abmil | None" = None) -> "Probe":
+    """Make an unfitted probe.
+
+    Parameters
+    ----------
+    name
+        A name in `PROBES`.
+    settings
+        Settings of attention MIL and MLP; their defaults unless given. Other probes have none.
+    """
+    spec = probe_spec(name)
+    if not spec.network:
+        return spec.probe_class()
+    return spec.probe_class(settings) if settings else spec.probe_class()

@@ -1,13 +1,14 @@
-"""Gated attention multiple-instance learning for all genes at once."""
+"""Gated attention multiple-instance learning for all genes at once, and a multilayer perceptron of the same network."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from wsibench.core import Abmil as AbmilSettings
@@ -16,33 +17,59 @@ from wsibench.regression.probes.base import Arrays, Patients, Scaler, hold_out_g
 from wsibench.regression.probes.network import GatedAttention, Tiles, product_type
 
 HELD_OUT = 0.15
-"""Share of the training patients that selects the epoch."""
-TILES_AT_ONCE = 512
-"""Tiles that are predicted in one call, of as many patients as it takes."""
+"""Share of the training patients that is held out to select the epoch."""
+TILES_PER_CALL = 512
+"""Tiles that are predicted in one call, of as many patients as that takes."""
 
 
 @dataclass(frozen=True)
 class Abmil:
-    """Gated attention MIL; several seeds, each with a validation split of its own, averaged."""
+    """Gated attention MIL: the average of several seeds, each with its own validation split."""
 
-    settings: AbmilSettings
-    needs: ClassVar[Literal["bags"]] = "bags"
+    settings: AbmilSettings = field(default_factory=AbmilSettings)
+    needs: ClassVar[Literal["mean", "bags"]] = "bags"
     columnwise: ClassVar[bool] = False
 
     def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> "FittedAbmil":
-        """Fit one network a seed."""
-        return FittedAbmil([_fit_network(patients, y, self.settings, (seed, i)) for i in range(self.settings.seeds)])
+        """Fit one network a seed on the expression `y` (n, genes)."""
+        bags = _bags(patients, self.needs)
+        seeds = [(seed, i) for i in range(self.settings.seeds)]
+        networks = [_fit_network(bags, patients.groups, y, self.settings, each) for each in seeds]
+        return FittedAbmil(networks, self.settings, self.needs)
+
+    @classmethod
+    def restore(cls, arrays: Arrays, facts: dict[str, Any]) -> "FittedAbmil":
+        """Rebuild the fitted probe from its `arrays()`, on the CUDA device where there is one."""
+        settings = AbmilSettings(**facts["settings"])
+        networks = []
+        for i in range(settings.seeds):
+            of_seed = {name.removeprefix(f"{i}."): array for name, array in arrays.items() if name.startswith(f"{i}.")}
+            networks.append(Network.restore(of_seed, settings))
+        return FittedAbmil(networks, settings, cls.needs)
+
+
+@dataclass(frozen=True)
+class Mlp(Abmil):
+    """Multilayer perceptron on the mean feature: attention MIL with a bag of one tile, the patient's mean.
+
+    Embedding, head, training and selection are the same, so that the difference from attention MIL is what
+    attention gains.
+    """
+
+    needs: ClassVar[Literal["mean", "bags"]] = "mean"
 
 
 @dataclass(frozen=True)
 class FittedAbmil:
-    """Networks of several seeds; predictions and attention are their means."""
+    """Fitted networks of several seeds; predictions and attention are their means."""
 
     networks: list["Network"]
+    settings: AbmilSettings
+    needs: Literal["mean", "bags"]
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The epoch that each seed kept, and the type that products of tiles were computed in."""
+        """Epoch that each seed kept, and the type that products of tiles were computed in."""
         curves = self.curves
         epochs = curves.loc[curves["chosen"], "epoch"].tolist()
         precision = str(self.networks[0].dtype).removeprefix("torch.")
@@ -50,28 +77,20 @@ class FittedAbmil:
 
     @property
     def curves(self) -> pd.DataFrame:
-        """Training of every seed: seed, epoch, loss (of standardised targets), validation_rho, chosen."""
+        """Training curves: seed, epoch, loss (of standardised targets), validation_rho, chosen."""
         return pd.concat([network.curve.assign(seed=i) for i, network in enumerate(self.networks)], ignore_index=True)
 
     def predict(self, patients: Patients) -> np.ndarray:
-        """Predicted expression, float32 (n, genes)."""
-        return self.predict_seeds(patients).mean(axis=0)
+        """Predict expression, float32 (n, genes)."""
+        return self.predict_seeds(patients)[0].mean(axis=0)
 
-    def predict_seeds(self, patients: Patients) -> np.ndarray:
-        """Predicted expression of every seed, float32 (seeds, n, genes)."""
-        return self.predict_with_attention(patients)[0]
+    def predict_seeds(self, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Predict with every seed, (seeds, n, genes), and average the attention of each patient's tiles.
 
-    def attention(self, patients: Patients) -> list[np.ndarray]:
-        """Attention of every tile, float32 (tiles,) a patient; sums to 1 over a patient's tiles."""
-        return self.predict_with_attention(patients)[1]
-
-    def predict_with_attention(self, patients: Patients) -> tuple[np.ndarray, list[np.ndarray]]:
-        """What every seed predicts, (seeds, n, genes), and the mean attention, reading every bag once.
-
-        All tiles count, however many were trained on.
+        All tiles are used, however many were trained on, and every bag is read once.
         """
         expression, attention = [], []
-        for bags in _together(patients.bags):
+        for bags in _batches(_bags(patients, self.needs)):
             each = [network.apply(bags) for network in self.networks]
             expression.append(np.stack([y for y, _ in each]))
             ends = np.cumsum([len(bag) for bag in bags])
@@ -79,34 +98,26 @@ class FittedAbmil:
         return np.concatenate(expression, axis=1), attention
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
-        """Those of every seed's network under its number, and what the networks were built by."""
+        """Arrays of every seed's network under its number, and the settings."""
         each = [network.arrays() for network in self.networks]
-        arrays = {f"{i}.{name}": array for i, (found, _) in enumerate(each) for name, array in found.items()}
-        return arrays, {"networks": [facts for _, facts in each]}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "FittedAbmil":
-        """What `arrays` was asked of, on the CUDA device where there is one."""
-        networks = []
-        for i, of_one in enumerate(facts["networks"]):
-            mine = {name.removeprefix(f"{i}."): array for name, array in arrays.items() if name.startswith(f"{i}.")}
-            networks.append(Network.from_arrays(mine, of_one))
-        return cls(networks)
+        arrays = {f"{i}.{name}": array for i, of_seed in enumerate(each) for name, array in of_seed.items()}
+        return arrays, {"settings": self.settings.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
 class Network:
-    """One trained network with all that was fitted around it."""
+    """A trained network with the transformations of features and targets that were fitted with it."""
 
     model: GatedAttention
     projection: "Projection"
     targets: "Targets"
     dtype: torch.dtype
-    """That products of tiles are computed in."""
+    """Type that products of tiles are computed in."""
     curve: pd.DataFrame
+    """Training curve; empty for a network that was read from a file."""
 
     def apply(self, bags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Expression of some patients, (n, genes), and attention of their tiles one patient after the other."""
+        """Predict expression, (n, genes), and the attention of the tiles, one patient after the other."""
         device = next(self.model.parameters()).device
         projected = torch.from_numpy(self.projection.transform(np.concatenate(bags)))
         tiles = Tiles(projected.to(device, self.dtype), np.cumsum([0, *map(len, bags)]))
@@ -114,29 +125,24 @@ class Network:
             predicted, attention = self.model(*tiles.batch(np.arange(len(bags))))
         return self.targets.invert(predicted.cpu().numpy()), attention.cpu().numpy()
 
-    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
-        """Weights, projection, statistics of the targets and curve; what the network was built by beside them."""
+    def arrays(self) -> Arrays:
+        """Weights, projection and statistics of the targets."""
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
         arrays |= self.projection.scaler.arrays("features") | self.targets.scaler.arrays("targets")
-        arrays |= {f"curve.{column}": self.curve[column].to_numpy() for column in self.curve}
-        if self.projection.components is not None:
-            arrays["components"] = self.projection.components
-        if self.targets.components is not None:
-            arrays["head_components"] = self.targets.components
-        built_by = self.model.built_by
-        return arrays, built_by | {"settings": built_by["settings"].model_dump(mode="json")}
+        components = {"components": self.projection.components, "head_components": self.targets.components}
+        return arrays | {name: array for name, array in components.items() if array is not None}
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays, facts: dict[str, Any]) -> "Network":
-        """What `arrays` was asked of."""
+    def restore(cls, arrays: Arrays, settings: AbmilSettings) -> "Network":
+        """Rebuild a network from its `arrays()`."""
         state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("model.")}
-        settings, device = AbmilSettings(**facts["settings"]), _device()
-        model = GatedAttention(**facts | {"settings": settings})
+        model = GatedAttention(state["embed.weight"].shape[1], len(state["head.bias"]), settings)
         model.load_state_dict(state)
-        projection = Projection(Scaler.from_arrays(arrays, "features"), arrays.get("components"))
-        curve = pd.DataFrame({name[6:]: value for name, value in arrays.items() if name.startswith("curve.")})
-        targets = Targets(Scaler.from_arrays(arrays, "targets"), arrays.get("head_components"))
-        return cls(model.to(device).eval(), projection, targets, product_type(settings.precision, device), curve)
+        device = _device()
+        projection = Projection(Scaler.restore(arrays, "features"), arrays.get("components"))
+        targets = Targets(Scaler.restore(arrays, "targets"), arrays.get("head_components"))
+        dtype = product_type(settings.precision, device)
+        return cls(model.to(device).eval(), projection, targets, dtype, pd.DataFrame(columns=["epoch", "chosen"]))
 
 
 @dataclass(frozen=True)
@@ -152,31 +158,26 @@ class Projection:
         scaler = Scaler.fit(tiles)
         if n_components is None or n_components >= min(tiles.shape):
             return cls(scaler, None)
-        from sklearn.decomposition import PCA
-
         pca = PCA(n_components, svd_solver="covariance_eigh").fit(scaler.transform(tiles))
-        # Not whitened: that would blow the many components of little variance, noise for the most part,
-        # up to the size of the few that tell patients apart, and it costs a third of the correlation.
+        # Not whitened: that would scale the many components of little variance, mostly noise, up to the
+        # size of the few that differ between patients, and costs a third of the correlation.
         return cls(scaler, (pca.components_.T / np.sqrt(pca.explained_variance_.mean())).astype(np.float32))
 
     def transform(self, tiles: np.ndarray) -> np.ndarray:
-        """What the network sees of `tiles`, float32."""
+        """Standardise and project `tiles`; float32."""
         if self.components is None:
             return self.scaler.transform(tiles)
         return (np.asarray(tiles, np.float32) - self.scaler.mean.astype(np.float32)) @ self.scaled
 
     @cached_property
     def scaled(self) -> np.ndarray:
-        """The components with the scale gone into them: a bag is centred and multiplied, and nothing else."""
+        """Components divided by the scale of the features, so that a bag is centred and multiplied once."""
         return self.components * (self.scaler.varies / self.scaler.scale)[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a network is trained to predict: standardised expression or, where asked for, principal components of it.
-
-    Fitted on the patients that the network trains on.
-    """
+    """Standardised expression or, with ``head_components``, its principal components; fitted on training patients."""
 
     scaler: Scaler
     components: np.ndarray | None
@@ -188,34 +189,38 @@ class Targets:
         scaler = Scaler.fit(y)
         if n_components is None or n_components >= min(y.shape) or not scaler.varies.any():
             return cls(scaler, None)
-        from sklearn.decomposition import PCA
-
         pca = PCA(n_components, svd_solver="covariance_eigh" if y.shape[1] < len(y) else "full")
         pca.fit(scaler.transform(y))
-        # One length for all: a component weighs in the loss as much as it does in the genes.
+        # One length for all, so that the loss weighs a component by its share of the genes' variance.
         length = np.sqrt(pca.explained_variance_.mean())
         return cls(scaler, (pca.components_ * length).astype(np.float32))
 
     def transform(self, y: np.ndarray) -> np.ndarray:
-        """Targets of expression `y`, float32 (n, targets)."""
+        """Transform expression `y` to targets, float32 (n, targets)."""
         z = self.scaler.transform(y)
         if self.components is None:
             return z
         return z @ (self.components / np.square(self.components).sum(axis=1, keepdims=True)).T
 
     def standardised(self, predicted: np.ndarray) -> np.ndarray:
-        """Standardised expression (n, genes) that predicted targets stand for."""
+        """Transform predicted targets to standardised expression (n, genes)."""
         return predicted if self.components is None else predicted @ self.components
 
     def invert(self, predicted: np.ndarray) -> np.ndarray:
-        """Expression that predicted targets stand for, in the unit of the training patients', float32 (n, genes)."""
+        """Transform predicted targets to expression in the unit of the training patients', float32 (n, genes)."""
         return self.scaler.invert(self.standardised(predicted))
 
 
-def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, seed: tuple[int, int]) -> Network:
+def _bags(patients: Patients, needs: Literal["mean", "bags"]) -> Sequence[np.ndarray]:
+    return patients.bags if needs == "bags" else list(patients.mean[:, None, :])
+
+
+def _fit_network(
+    bags: Sequence[np.ndarray], groups: np.ndarray, y: np.ndarray, settings: AbmilSettings, seed: tuple[int, int]
+) -> Network:
     rng = np.random.default_rng(seed)
-    train, held = hold_out_groups(patients.groups, HELD_OUT, int(rng.integers(2**31)))
-    bags = [_sample(bag, settings.tiles_train, rng) for bag in patients.bags]
+    train, held_out = hold_out_groups(groups, HELD_OUT, int(rng.integers(2**31)))
+    bags = [_sample(bag, settings.tiles_train, rng) for bag in bags]
     projection = Projection.fit(np.concatenate([bags[i] for i in train]), settings.pca)
     device = _device()
     dtype = product_type(settings.precision, device)
@@ -225,7 +230,7 @@ def _fit_network(patients: Patients, y: np.ndarray, settings: AbmilSettings, see
         torch.manual_seed(int(rng.integers(2**31)))
         wanted = torch.from_numpy(targets.transform(y)).to(device)
         model = GatedAttention(tiles.x.shape[1], wanted.shape[1], settings).to(device)
-        validation = Validation.of(tiles, targets, y, held)
+        validation = Validation.of(tiles, targets, y, held_out)
         curve = _train(model, tiles, wanted, train, validation, settings, rng)
     return Network(model.eval(), projection, targets, dtype, curve)
 
@@ -234,18 +239,18 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _together(bags: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """The bags in their order, as many at once as there are tiles for a product to be worth its call."""
-    waiting: list[np.ndarray] = []
+def _batches(bags: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Group bags, in their order, until a group has enough tiles for one call."""
+    batch: list[np.ndarray] = []
     tiles = 0
     for bag in bags:
-        waiting.append(bag)
+        batch.append(bag)
         tiles += len(bag)
-        if tiles >= TILES_AT_ONCE:
-            yield waiting
-            waiting, tiles = [], 0
-    if waiting:
-        yield waiting
+        if tiles >= TILES_PER_CALL:
+            yield batch
+            batch, tiles = [], 0
+    if batch:
+        yield batch
 
 
 def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -263,19 +268,19 @@ def _train(
     settings: AbmilSettings,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Train `model` in place and leave it as it was at its best epoch; returns the curve."""
+    """Train `model` in place and restore its best epoch; returns the training curve."""
     steps = -(-len(train) // settings.batch)
-    optimiser = optimiser_of(model, settings)
+    optimiser = make_optimiser(model, settings)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * steps)
     rows: list[tuple[int, float, float]] = []
-    best, state = -np.inf, model.state_dict()
+    best, kept, state = -np.inf, 0, model.state_dict()
     for epoch in range(settings.epochs):
         batches = np.array_split(rng.permutation(train), steps)
         loss = train_epoch(model, tiles, wanted, batches, optimiser, schedule)
         rho = validation.rho(model)
         rows.append((epoch, loss, rho))
         if rho > best:
-            best, kept, state = rho, epoch, {k: v.clone() for k, v in model.state_dict().items()}
+            best, kept, state = rho, epoch, {name: value.clone() for name, value in model.state_dict().items()}
         elif epoch - kept >= settings.patience:
             break
     model.load_state_dict(state)
@@ -283,8 +288,8 @@ def _train(
     return curve.assign(chosen=curve["epoch"] == kept)
 
 
-def optimiser_of(model: nn.Module, settings: AbmilSettings) -> torch.optim.Optimizer:
-    """AdamW, a step of all parameters in one pass: with thousands of genes a step is otherwise mostly AdamW."""
+def make_optimiser(model: nn.Module, settings: AbmilSettings) -> torch.optim.Optimizer:
+    """Make a fused AdamW: with thousands of genes a step of the plain one is mostly its own overhead."""
     return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
@@ -296,16 +301,35 @@ def train_epoch(
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> float:
-    """A step for each batch of patients; returns the loss, averaged over them."""
+    """Train for one epoch, a step for each batch.
+
+    Parameters
+    ----------
+    model
+        Network, trained in place.
+    tiles
+        Tiles of all patients.
+    wanted
+        Targets, (patients, targets).
+    batches
+        Positions of the patients of each batch.
+    optimiser, schedule
+        Optimiser of the model's parameters, and the schedule of its learning rate.
+
+    Returns
+    -------
+    float
+        Mean loss over patients.
+    """
     model.train()
     loss = torch.zeros((), device=wanted.device)
     for patients in batches:
         optimiser.zero_grad()
         for part in tiles.parts(patients):
             predicted = model(*tiles.batch(part))[0]
-            missed = nn.functional.mse_loss(predicted, wanted[part]) * len(part)
-            (missed / len(patients)).backward()
-            loss += missed.detach()
+            part_loss = nn.functional.mse_loss(predicted, wanted[part]) * len(part)
+            (part_loss / len(patients)).backward()
+            loss += part_loss.detach()
         optimiser.step()
         schedule.step()
     return loss.item() / sum(map(len, batches))
@@ -313,17 +337,29 @@ def train_epoch(
 
 @dataclass(frozen=True)
 class Validation:
-    """The patients held out of training, who select the epoch."""
+    """Patients held out of training, on whom the epoch is selected."""
 
     batch: tuple[Tensor, Tensor, int]
     targets: Targets
     ranks: np.ndarray
-    """Of their standardised expression, (n, genes)."""
+    """Ranks of their standardised expression, (n, genes)."""
 
     @classmethod
-    def of(cls, tiles: Tiles, targets: Targets, y: np.ndarray, held: np.ndarray) -> "Validation":
-        """The patients at the positions `held`, with expression `y` (all patients, genes)."""
-        return cls(tiles.batch(held), targets, centred_midranks(targets.scaler.transform(y[held])))
+    def of(cls, tiles: Tiles, targets: Targets, y: np.ndarray, held_out: np.ndarray) -> "Validation":
+        """Take the patients at the positions `held_out`.
+
+        Parameters
+        ----------
+        tiles
+            Tiles of all patients.
+        targets
+            Transformation of the targets.
+        y
+            Expression of all patients, (patients, genes).
+        held_out
+            Positions of the validation patients.
+        """
+        return cls(tiles.batch(held_out), targets, centred_midranks(targets.scaler.transform(y[held_out])))
 
     def rho(self, model: GatedAttention) -> float:
         """Mean gene-wise Spearman ρ; genes that do not vary among these patients count as 0."""
