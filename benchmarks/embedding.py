@@ -99,8 +99,7 @@ def embed(slide: Path, kind: str, n_encoders: int, n_passes: int) -> dict[str, f
     os.environ |= {"WSIBENCH_TRUST": "1", "WSIBENCH_WORKERS": "0"}
     import torch
 
-    from wsibench import embedding, tiling
-    from wsibench.cohort import build as cohort
+    from wsibench import cohort, embedding, tiling
     from wsibench.core import Study
     from wsibench.embedding import models  # noqa: F401  (imported before the clock starts)
 

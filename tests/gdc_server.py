@@ -109,6 +109,11 @@ class GdcServer(ThreadingHTTPServer):
         """Logged requests."""
         return [entry for entry in self.log if entry[0] == method and entry[1].startswith(prefix)]
 
+    def slides_asked(self) -> list[str]:
+        """Ids of slides whose content was asked for, once a request."""
+        asked = [path.removeprefix("/data/") for _, path, _, _ in self.asked("GET", "/data/")]
+        return [file_id for file_id in asked if self.hits[file_id]["file_name"].endswith(".svs")]
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that was killed is no error of the server."""
 

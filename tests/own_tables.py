@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wsibench.cohort import build as cohort
+from wsibench import cohort
 from wsibench.core import CohortError, Study
 
 SLIDES = """slide_id,patient_id,path,site,subtype,mpp
@@ -29,6 +29,7 @@ def write(
     table="slides",
     name="expression.csv",
     columns=None,
+    source=None,
     **sections,
 ) -> Study:
     """The study `own`, and slide files s1.svs … s9.svs."""
@@ -37,7 +38,7 @@ def write(
     for i in range(1, 10):
         (folder / f"s{i}.svs").write_bytes(f"slide {i}".encode())
     (folder / f"{table}.csv").write_text(slides)
-    source = {"source": "local", table: f"{table}.csv", "columns": columns or {}}
+    source = {"source": "local", table: f"{table}.csv", "columns": columns or {}, **(source or {})}
     if isinstance(expression, str):
         (folder / name).write_text(expression)
     if expression is not None:

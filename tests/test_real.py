@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly, regression, tiling
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, regression, tiling
 from wsibench.core import CHECKOUT, Study, read_failures
 from wsibench.embedding import read_features
 from wsibench.ranking import leaderboard as ranking

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from wsibench import assembly, embedding, tiling
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, embedding, tiling
 from wsibench.core import Study, writing
 from wsibench.embedding import write_features
 

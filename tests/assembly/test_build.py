@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly, embedding, tiling
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, embedding, tiling
 from wsibench.core import CohortError, Failure, NotReady, Study, read_meta, record_failures, writing
 from wsibench.embedding import write_features
 

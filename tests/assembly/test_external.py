@@ -13,10 +13,9 @@ import pytest
 import trials
 import yaml
 
-from wsibench import assembly, regression
+from wsibench import assembly, cohort, regression
 from wsibench.assembly import pooling
 from wsibench.cli import stages
-from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, NotReady, Study
 from wsibench.figures import report
 from wsibench.figures.catalogue import catalogue

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from wsibench import cohort
 from wsibench.cli.checks import check, faults
 from wsibench.cli.main import main
 from wsibench.cli.stages import STAGES
-from wsibench.cohort import build as cohort
 from wsibench.core import Study, WsibenchError
 
 

@@ -9,7 +9,7 @@ from gdc_server import PROJECT, GdcServer, save, serving
 
 from wsibench.cli import main as cli
 from wsibench.cli.plan import cohort_plan
-from wsibench.cohort.gdc import snapshot
+from wsibench.cohort.gdc import client
 from wsibench.core import CohortError, Study
 
 
@@ -91,7 +91,7 @@ def test_the_real_slides_of_2018_take_a_terabyte(real_data: Path, data_root: Pat
         for patient in patients
     ]
     answer = {"project": PROJECT, "asked": None, "status": {}, "slides": slides, "rna": rna}
-    snapshot.save_snapshot(answer, data_root / "manifest.json")
+    client.save_snapshot(answer, data_root / "manifest.json")
     plan = cohort_plan(study_with(data_root, snapshot="../manifest.json"), mb_per_s=50).set_index("item")
     assert plan.loc["slides", "files"] == 1139, "1,140 of the time, less the metastasis"
     assert plan.loc["slides", "GB"] == pytest.approx(1166, rel=0.01)

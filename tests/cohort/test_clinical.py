@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly
-from wsibench.cohort import build as cohort, clinical
+from wsibench import assembly, cohort
+from wsibench.cohort import clinical
 from wsibench.core import CohortError, Study, StudyError, read_meta
 
 IDS = ["A", "B", "C", "D"]
@@ -101,15 +101,15 @@ def test_columns_without_a_table_are_refused(folder):
 
 def test_fields_of_a_gdc_cohort_are_columns_too(folder):
     gdc = {"source": "gdc", "project": "TCGA-BRCA", "clinical": "export.tsv"}
-    study = load(folder, "patient_id,tmb\nA,3\n", cohort=gdc)
-    study.gdc.mkdir()
-    (study.gdc / "clinical.csv").write_text("patient_id,subtype,er\nA,Basal,negative\nB,LumA,\n")
-    known = clinical.read_patients(study, patients())
+    ids = [f"TCGA-AA-000{each}" for each in IDS]
+    study = load(folder, "patient_id,tmb\nTCGA-AA-000A,3\n", cohort=gdc)
+    (folder / "export.tsv").write_text(f"Patient ID\tSubtype\tER Status\n{ids[0]}\tBasal\tNegative\n{ids[1]}\tLumA\t\n")
+    known = clinical.read_patients(study, patients().set_axis(ids))
     assert known["er"].tolist() == ["negative", "", "", ""]
     assert known["tmb"].tolist() == ["3", "", "", ""]
-    (folder / "clinic.csv").write_text("patient_id,er\nA,positive\n")
+    (folder / "clinic.csv").write_text("patient_id,er\nTCGA-AA-000A,positive\n")
     with pytest.raises(CohortError, match="er 'positive', where the cohort says 'negative'"):
-        clinical.read_patients(study, patients())
+        clinical.read_patients(study, patients().set_axis(ids))
 
 
 def test_numbers_or_not():
@@ -127,7 +127,7 @@ def test_covariates_stay_as_they_are_and_say_what_is_unknown(folder):
     cohort.build(study)
     made = assembly.assemble(study)
     assert made.obs_names.tolist() == IDS, "nobody is left out for what a control does not know"
-    design = clinical.covariates(study, patients())
+    design = clinical.covariates(clinical.read_patients(study, patients()), study.clinical.covariates)
     assert design.columns.tolist() == ["age", "age unknown", "stage: I", "stage: II"]
     np.testing.assert_array_equal(design, [[50, 0, 0, 1], [61.5, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]])
     np.testing.assert_array_equal(made.obsm["clinical"], design)

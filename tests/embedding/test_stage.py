@@ -10,8 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from wsibench import assembly, embedding, tiling
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, embedding, tiling
 from wsibench.core import Embedding, Study, StudyError, TooManyFailures, WeightsError
 from wsibench.embedding import ENCODERS, encoder, models, read_features, stage, write_features
 from wsibench.tiling import open_slide

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import figures, tiling
-from wsibench.cohort import build as cohort
+from wsibench import cohort, figures, tiling
 from wsibench.core import Study, TooManyFailures, WsibenchError
 from wsibench.figures.catalogue import MODULES, catalogue
 

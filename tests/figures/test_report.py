@@ -11,9 +11,8 @@ import pytest
 import yaml
 from boards import BOARD
 
-from wsibench import assembly, figures, regression, tiling
+from wsibench import assembly, cohort, figures, regression, tiling
 from wsibench.cli.run import leaderboard_text
-from wsibench.cohort import build as cohort
 from wsibench.core import Failure, NotReady, Study, record_failures
 from wsibench.figures import report
 from wsibench.ranking import leaderboard as ranking

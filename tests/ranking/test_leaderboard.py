@@ -6,8 +6,7 @@ import pytest
 import trials
 import yaml
 
-from wsibench import assembly, regression
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, regression
 from wsibench.core import CHECKOUT, CohortError, NotReady, Study
 from wsibench.ranking import leaderboard as ranking, permutation as null
 from wsibench.ranking.leaderboard import TABLES, rank, read

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import trials
 
-from wsibench import assembly, regression
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, regression
 from wsibench.core import NotReady, Study, StudyError
 from wsibench.regression import Patients, fits, folds, make_probe, read_predictions, regress
 

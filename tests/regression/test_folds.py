@@ -6,9 +6,8 @@ import pytest
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from wsibench import assembly
+from wsibench import assembly, cohort
 from wsibench.cli.main import main
-from wsibench.cohort import build as cohort
 from wsibench.core import Artefact, CohortError, NotReady, Study, StudyError, writing
 from wsibench.core.settings import Folds
 from wsibench.regression import folds

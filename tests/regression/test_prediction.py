@@ -8,9 +8,8 @@ import tifffile
 import yaml
 from trials import GENES, assembled, with_tiles, write_tables
 
-from wsibench import assembly, embedding, tiling
+from wsibench import assembly, cohort, embedding, tiling
 from wsibench.cli.main import main
-from wsibench.cohort import build as cohort
 from wsibench.core import CohortError, FitError, Study, writing
 from wsibench.embedding import read_features, stage, write_features
 from wsibench.regression import PROBES, folds, make_probe, saved

@@ -9,7 +9,7 @@ import openslide
 import pandas as pd
 import pytest
 
-from wsibench.cohort.simulation import histology, simulate
+from wsibench.cohort.simulation import cohort as simulated_cohort, slides as simulated_slides
 from wsibench.core import TileArtefact
 from wsibench.tiling import quality, tissue
 from wsibench.tiling.slides import open_slide
@@ -28,9 +28,9 @@ def simulated(seed: int) -> np.ndarray:
     """A simulated slide's pixels at 0.5 µm/px, of another morphology and stain for each seed."""
     rng = np.random.default_rng(seed)
     latents = ["nuclear_density", "nuclear_size", "lymphocytes", "stroma"]
-    morphology = simulate.morphology(pd.Series(rng.normal(0, 1, 4), latents))
-    painting = histology.paint(morphology, MPP, np.random.SeedSequence(seed))
-    return simulate.site_stain(rng).colours()[painting.haematoxylin, painting.eosin]
+    morphology = simulated_cohort.morphology(pd.Series(rng.normal(0, 1, 4), latents))
+    painting = simulated_slides.paint(morphology, MPP, np.random.SeedSequence(seed))
+    return simulated_cohort.site_stain(rng).colours()[painting.haematoxylin, painting.eosin]
 
 
 def real(folder, name: str) -> np.ndarray:

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsibench import tiling
-from wsibench.cohort import build as cohort
+from wsibench import cohort, tiling
 from wsibench.core import NotReady, Study, TooManyFailures, read_failures
 
 GLASS, TISSUE = (243, 242, 245), (196, 120, 170)

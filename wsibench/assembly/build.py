@@ -15,10 +15,7 @@ from wsibench.assembly.external import concatenate
 from wsibench.assembly.keys import artefacts, contents, feature_names, settings_key, slides_and_keys
 from wsibench.assembly.pooling import mean_features, one_hot_control, table_features
 from wsibench.assembly.targets import target_columns
-from wsibench.cohort import clinical
-from wsibench.cohort.build import read_cohort, read_expression
-from wsibench.cohort.expression import read_gene_list
-from wsibench.cohort.sample_table import check_not_output
+from wsibench.cohort import clinical, read_cohort, read_expression, read_gene_list
 from wsibench.core import PATIENT_CONTROLS, CohortError, Study, digest, key_at, some, writing
 
 Exclusions = list[tuple[str, str, str]]
@@ -83,12 +80,11 @@ def _patient_features(study: Study, name: str, rows: pd.DataFrame) -> pd.DataFra
     patients = rows.drop_duplicates("patient_id").set_index("patient_id")
     if name in study.features:
         path = study.resolve(study.features[name].table)
-        check_not_output(study, path)
         return table_features(path, rows, study.features[name], name)
     if name not in PATIENT_CONTROLS:
         raise CohortError(f"{name} is computed from slides, and the cohort has none.", "Remove it from study.yaml.")
     if name == "clinical":
-        return clinical.covariates(study, patients)
+        return clinical.covariates(clinical.read_patients(study, patients), study.clinical.covariates)
     if name == "oracle":
         return _simulated_latents(study.truth / "latents.csv")
     return one_hot_control(patients, "site" if name == "site" else "subtype", name)

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from wsibench import embedding
-from wsibench.cohort import clinical
-from wsibench.cohort.build import has_expression, read_cohort
+from wsibench.cohort import clinical, has_expression, read_cohort
 from wsibench.core import (
     Artefact,
     NotReady,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wsibench.cohort.clinical import one_hot
+from wsibench.cohort import clinical
 from wsibench.core import CohortError, progress, read_matrix, some
 from wsibench.core.settings import FeatureTable
 from wsibench.embedding import read_coords, read_features
@@ -129,7 +129,7 @@ def one_hot_control(patients: pd.DataFrame, column: str, name: str) -> pd.DataFr
             f"Add a column `{column}` to the cohort's table, or map one: "
             f"`cohort: {{columns: {{{column}: your_column}}}}`.",
         )
-    return one_hot(patients[column])
+    return clinical.one_hot(patients[column])
 
 
 # Bags of tiles

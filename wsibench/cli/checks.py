@@ -103,6 +103,12 @@ def _due(study: Study, number: int) -> bool:
     return status(study, STAGES[number - 1]).state == "due"
 
 
+def _cohort(study: Study, _: bool) -> list[str]:
+    from wsibench import cohort
+
+    return cohort.check(study) if _due(study, 1) else []
+
+
 def _tiling(study: Study, _: bool) -> list[str]:
     """Open a sample of the slides: some state no resolution, others cannot be read."""
     from wsibench import tiling
@@ -144,7 +150,7 @@ def _regression(study: Study, _: bool) -> list[str]:
     return regression.check(study)
 
 
-CHECKS = {"02_tiling": _tiling, "03_embedding": _embedding, "05_regression": _regression}
+CHECKS = {"01_cohort": _cohort, "02_tiling": _tiling, "03_embedding": _embedding, "05_regression": _regression}
 
 
 def _openslide() -> Finding:

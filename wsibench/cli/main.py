@@ -140,7 +140,7 @@ def _cohort(asked: argparse.Namespace) -> int:
 
         print(plan_text(cohort_plan(study, mb_per_s=asked.mb_per_s)))
     else:
-        from wsibench.cohort.build import build
+        from wsibench.cohort import build
 
         print(build(study))
     return 0

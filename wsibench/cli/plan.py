@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsibench.cohort.gdc import acquire as acquisition, download, snapshot
-from wsibench.cohort.gdc.client import GdcFile
+from wsibench import cohort
 from wsibench.core import CohortError, GdcCohort, Study, n_workers
 from wsibench.embedding import tile_encoders
 
@@ -48,24 +47,20 @@ def cohort_plan(study: Study, *, mb_per_s: float = MB_PER_S) -> pd.DataFrame:
             f"The cohort of study {study.name} is `source: {study.cohort.source}`: nothing is fetched for it.",
             "Only `source: gdc` has a plan.",
         )
-    acquisition.ask(study)
-    pairing = acquisition.read_pairing(study)
-    slides = snapshot.gdc_files(pairing.slides)
-    rna = [] if study.cohort.xena else snapshot.gdc_files(pairing.rna)
-    to_fetch = [
-        *_missing(slides, study.slides, acquisition.found(study, study.cohort.slides, slides)),
-        *_missing(rna, study.rna, acquisition.found(study, study.cohort.rna, rna)),
-    ]
+    files = cohort.remote_files(study)
+    slides, rna = files[files["kind"] == "slide"], files[files["kind"] == "rna"]
+    to_fetch = files[files["to_fetch"]]
     features = _feature_bytes(study, len(slides))
-    tables = 2 * 4 * len(pairing.rna) * 60_000  # X and counts of about as many genes
-    large = sorted((file.size for file in slides), reverse=True)[: n_workers()]
-    patients = f"{pairing.slides['patient_id'].nunique()} patients of {pairing.slides['site'].nunique()} sites"
+    tables = 2 * 4 * len(rna) * 60_000  # X and counts of about as many genes
+    largest = slides["size"].nlargest(n_workers() or 1).sum()
+    patients = f"{slides['patient_id'].nunique()} patients of {slides['site'].nunique()} sites"
     encoders = ", ".join(encoder.name for encoder in tile_encoders(study))
-    keeps, streams = _bytes(to_fetch) + features + tables, sum(large) + _bytes(rna) + features + tables
+    size, hours = to_fetch["size"].sum(), to_fetch["size"].sum() / (mb_per_s * 3.6e9)
+    keeps, streams = size + features + tables, largest + rna["size"].sum() + features + tables
     rows = [
-        ("slides", len(slides), _bytes(slides), None, patients),
-        ("RNA", len(rna), _bytes(rna), None, "one aliquot a patient"),
-        ("to fetch", len(to_fetch), _bytes(to_fetch), _bytes(to_fetch) / (mb_per_s * 3.6e9), f"at {mb_per_s:g} MB/s"),
+        ("slides", len(slides), slides["size"].sum(), None, patients),
+        ("RNA", len(rna), rna["size"].sum(), None, "one aliquot a patient"),
+        ("to fetch", len(to_fetch), size, hours, f"at {mb_per_s:g} MB/s"),
         ("features", len(slides), features, None, f"at most {study.tiles.max_tiles} tiles a slide: {encoders}"),
         ("disk needed, slides kept", None, keeps, None, "this study" if not study.cohort.stream else "stream: false"),
         ("disk needed, streamed", None, streams, None, "this study" if study.cohort.stream else "stream: true"),
@@ -85,14 +80,6 @@ def plan_text(plan: pd.DataFrame) -> str:
         hours=[f"{hours:.1f}" if pd.notna(hours) else "" for hours in plan["hours"]],
     )
     return shown.to_string(index=False)
-
-
-def _missing(files: list[GdcFile], folder: Path, have: dict[str, Path]) -> list[GdcFile]:
-    return [file for file in files if file.name not in have and download.artefact(file, folder).due()]
-
-
-def _bytes(files: list[GdcFile]) -> int:
-    return sum(file.size for file in files)
 
 
 def _feature_bytes(study: Study, n_slides: int) -> int:

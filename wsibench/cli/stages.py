@@ -12,7 +12,6 @@ from wsibench.core import CHECKOUT, Artefact, NotReady, Study, WsibenchError, ma
 
 FORMAT = 1
 FOLDERS = {
-    "cohort": "cohort.build",
     "ranking": "ranking.leaderboard",
 }
 

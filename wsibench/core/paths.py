@@ -64,6 +64,12 @@ class Paths:
         """Folder ``figures/<study>`` of figures and report."""
         return figures_root() / self.name
 
+    @property
+    def outputs(self) -> set[Path]:
+        """Tables that the stages write, with symbolic links resolved."""
+        tables = [each.name for each in vars(Paths).values() if isinstance(each, _Below) and "." in each.name]
+        return {(self.root / name).resolve() for name in tables}
+
     def tiles_parquet(self, slide_id: str) -> Path:
         """Tiles of one slide."""
         return self.root / "tiles" / f"{slide_id}.parquet"

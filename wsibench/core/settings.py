@@ -56,6 +56,7 @@ class LocalCohort(Section):
 
     source: Literal["local"]
     slides: str | None = None  # table with ``slide_id, patient_id, path`` and optionally ``site, subtype, mpp``
+    folder: str | None = None  # folder that the paths in `slides` start from; unset, the table's own
     # Table with ``patient_id`` and optionally ``site, subtype``, instead of `slides` for a cohort that has features
     # but no slides.
     patients: str | None = None
@@ -70,19 +71,6 @@ class LocalCohort(Section):
         return self
 
 
-class XenaMatrices(Section):
-    """UCSC Xena's matrices of a GDC project, instead of one STAR counts file a patient."""
-
-    tpm: str
-    counts: str | None = None
-    annotation: str
-
-    @property
-    def paths(self) -> list[str]:
-        """Paths as they stand in study.yaml."""
-        return [path for path in (self.tpm, self.counts, self.annotation) if path]
-
-
 class GdcCohort(Section):
     """A TCGA project of the Genomic Data Commons: diagnostic slides paired with STAR counts."""
 
@@ -94,7 +82,6 @@ class GdcCohort(Section):
     # Folders of slides and of STAR counts files in gdc-client's layout, verified instead of downloaded.
     slides: str | None = None
     rna: str | None = None
-    xena: XenaMatrices | None = None
     clinical: str | None = None  # table of subtypes and clinical data
     stream: bool = False  # download each slide only when it is embedded, and delete it afterwards
 

@@ -132,30 +132,32 @@ class Study(Paths, Section):
                     f"It has {', '.join(available)}.",
                 )
 
-    def resolve(self, text: str, *, table: Path | None = None) -> Path:
+    def resolve(self, text: str) -> Path:
         """Turn a path of study.yaml, relative to its folder and with ``${VARIABLES}``, into an absolute one.
-
-        Parameters
-        ----------
-        text
-            The path as it is written.
-        table
-            The table that it is written in, when that is not study.yaml.
 
         Raises
         ------
         StudyError
-            When a variable is not set, or the path cannot be resolved.
+            When a variable is not set, the path cannot be resolved, or names a file that the study writes.
         """
-        file = table or self._yaml
         unset = [name for name in re.findall(r"\$\{(\w+)\}", text) if not os.environ.get(name)]
         if unset:
-            raise StudyError(f"{file} uses ${{{unset[0]}}}, which is not set.", f"Set it: export {unset[0]}=/path/to/…")
+            raise StudyError(
+                f"{self._yaml} uses ${{{unset[0]}}}, which is not set.", f"Set it: export {unset[0]}=/path/to/…"
+            )
         try:
             path = Path(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text))
-            return (file.parent / path.expanduser()).resolve()
+            path = (self._yaml.parent / path.expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # too long, no such home folder or a loop of links, NUL
-            raise StudyError(f"{file}: {text[:200]!r} is not a usable path: {error}.", "Correct the path.") from None
+            raise StudyError(
+                f"{self._yaml}: {text[:200]!r} is not a usable path: {error}.", "Correct the path."
+            ) from None
+        if path in self.outputs:
+            raise StudyError(
+                f"{self._yaml} names {path} as input, which the study itself writes.",
+                "Give your own table another name, or keep it in another folder, and correct study.yaml.",
+            )
+        return path
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from wsibench import tiling
-from wsibench.cohort.build import read_cohort
+from wsibench.cohort import fetch_slide, read_cohort
 from wsibench.core import (
     Artefact,
     Encoder,
@@ -165,9 +165,7 @@ def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> 
 
 
 def _fetched(study: Study, name: str) -> Callable[[], AbstractContextManager[Any]]:
-    from wsibench.cohort.gdc.acquire import fetched  # and its HTTP client, which other cohorts do not need
-
-    return partial(fetched, study, name)
+    return partial(fetch_slide, study, name)
 
 
 def _import_task(study: Study, slide_id: str, ready: Ready) -> Task:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import assembly, regression, tiling
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, regression, tiling
 from wsibench.core import FUSION, NotReady, Study, key_at, read_failures
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import palette, primary_scheme, probe_name, scheme_name

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench.cohort import build as cohort
+from wsibench import cohort
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.figures.catalogue import current, picture
 from wsibench.figures.rows import competitors, primary, schemes_in_order

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wsibench.cohort.expression import read_gene_list
+from wsibench.cohort import read_gene_list
 from wsibench.core import CHECKOUT, CohortError, Study, file_sha256
 from wsibench.ranking.bootstrap import central_interval
 from wsibench.ranking.predictions import Arm

@@ -21,7 +21,7 @@ from wsibench.assembly import (
     read_benchmark,
     tile_feature_names,
 )
-from wsibench.cohort.build import read_cohort
+from wsibench.cohort import read_cohort
 from wsibench.core import Abmil, Artefact, Scheme, Study, StudyError, key_at, make_key, parallel_map, read_meta, writing
 from wsibench.regression import folds
 from wsibench.regression.cross_validation import OutOfFold, out_of_fold

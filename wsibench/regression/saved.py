@@ -15,8 +15,7 @@ import safetensors.numpy
 from anndata import AnnData
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wsibench import assembly, embedding, tiling
-from wsibench.cohort import build as cohort
+from wsibench import assembly, cohort, embedding, tiling
 from wsibench.core import (
     Artefact,
     CohortError,

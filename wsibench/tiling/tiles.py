@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from wsibench.cohort.build import read_cohort
+from wsibench.cohort import read_cohort
 from wsibench.core import (
     Artefact,
     NotReady,

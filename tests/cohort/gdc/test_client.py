@@ -11,13 +11,13 @@ import pytest
 import requests
 from gdc_server import PROJECT, GdcServer, serving
 
-from wsibench.cohort.gdc import client, snapshot
+from wsibench.cohort.gdc import client
 from wsibench.core import GdcError
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
-    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
         yield server
@@ -39,8 +39,8 @@ def offer_project(server: GdcServer, n: int = 7) -> None:
 def test_asks_for_all_pages_in_a_stable_order(server: GdcServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAGE", 3)
     offer_project(server)
-    answer = snapshot.ask(PROJECT)
-    slides = snapshot.file_table(answer["slides"])
+    answer = client.ask(PROJECT)
+    slides = client.file_table(answer["slides"])
     assert sorted(slides["barcode"]) == [f"TCGA-BH-A{patient:03d}-01Z-00-DX1" for patient in range(7)]
     assert list(slides["file_id"]) == sorted(slides["file_id"])
     assert set(slides["size"]) == {5 * n for n in range(1, 8)}
@@ -54,7 +54,7 @@ def test_sends_no_credentials(server: GdcServer, monkeypatch: pytest.MonkeyPatch
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
     offer_project(server)
-    snapshot.ask(PROJECT)
+    client.ask(PROJECT)
     assert server.log
     assert not any("Authorization" in headers or "X-Auth-Token" in headers for _, _, headers, _ in server.log)
 
@@ -63,33 +63,33 @@ def test_sends_no_credentials(server: GdcServer, monkeypatch: pytest.MonkeyPatch
 def test_tries_again_after_passing_trouble(server: GdcServer, trouble: object) -> None:
     offer_project(server)
     server.trouble("/files", trouble, trouble)
-    assert len(snapshot.ask(PROJECT)["slides"]) == 7
+    assert len(client.ask(PROJECT)["slides"]) == 7
 
 
 def test_gives_up_at_last_and_says_so(server: GdcServer) -> None:
     offer_project(server)
     server.trouble("/files", *[("status", 503)] * client.ATTEMPTS)
     with pytest.raises(GdcError, match=rf"after {client.ATTEMPTS} attempts.*503.*try later"):
-        snapshot.ask(PROJECT)
+        client.ask(PROJECT)
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.001)
     monkeypatch.setenv("WSIBENCH_GDC", "http://127.0.0.1:9")
     with pytest.raises(GdcError, match=r"127\.0\.0\.1:9"):
-        snapshot.ask(PROJECT)
+        client.ask(PROJECT)
 
 
 def test_a_warning_is_an_error(server: GdcServer) -> None:
     offer_project(server)
     server.trouble("/files", "warnings")
     with pytest.raises(GdcError, match=r"warns.*unrecognized values: \[nonsense\]"):
-        snapshot.ask(PROJECT)
+        client.ask(PROJECT)
 
 
 def test_a_refusal_is_not_tried_again(server: GdcServer, session: requests.Session) -> None:
     with pytest.raises(GdcError, match=r"400.*unrecognized values: \['nonsense'\]"):
-        client.files(session, {"nonsense": "x"})
+        client.find_files(session, {"nonsense": "x"})
     assert len(server.log) == 1
 
 
@@ -99,77 +99,132 @@ def test_an_index_that_changes_between_pages_is_noticed(
     monkeypatch.setattr(client, "PAGE", 3)
     offer_project(server)
     first = min(file_id for file_id, hit in server.hits.items() if hit["file_name"].startswith("TCGA"))
-    real = client._data
+    real = client._page
 
-    def shifting(response):
-        data = real(response)
+    def shifting(answer):
+        data = real(answer)
         server.hits.pop(first, None)  # every later page begins one file further on
         return data
 
-    monkeypatch.setattr(client, "_data", shifting)
+    monkeypatch.setattr(client, "_page", shifting)
     with pytest.raises(GdcError, match="announced 6 and 7 files and listed 6"):
-        client.files(session, {"cases.project.project_id": PROJECT, "data_format": "SVS"})
+        client.find_files(session, {"cases.project.project_id": PROJECT, "data_format": "SVS"})
+
+
+ENTRY = {"id": "1", "file_id": "1", "file_name": "a.svs", "file_size": 5, "md5sum": "ab"}
+NOT_OF_THE_FORM = [
+    *([], 5, None, {}, {"data": []}, {"data": {"hits": [], "pagination": 5}}),
+    {"data": {"hits": 5, "pagination": {"total": 5}}},
+    {"data": {"hits": [5], "pagination": {"total": 1}}},
+    {"data": {"hits": [{"id": []}], "pagination": {"total": 1}}},
+    {"data": {"hits": [ENTRY], "pagination": {"total": "many"}}},
+    {"data": {"hits": [ENTRY], "pagination": {"total": float("inf")}}},
+]
+
+
+@pytest.mark.parametrize("answer", NOT_OF_THE_FORM, ids=str)
+def test_an_answer_of_other_types_is_one_clear_error(answer: object) -> None:
+    with pytest.raises(GdcError, match="not of the form that its API documents"):
+        client._page(answer)
+
+
+def test_repeated_pages_end_the_paging(session: requests.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+
+    def same_page(*_: object, **__: object) -> dict:
+        pages.append(1)
+        assert len(pages) < 10, "the paging does not end"
+        return {"data": {"hits": [ENTRY], "pagination": {"total": 10**9}}, "warnings": {}}
+
+    monkeypatch.setattr(client, "_ask", same_page)
+    with pytest.raises(GdcError, match="announced 1000000000 files and listed 2, 1 of them unique"):
+        client.find_files(session, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"file_name": 5}, {"file_size": "big"}, {"md5sum": 5}, {"cases": [5]}, {"cases": 5}),
+        *({"associated_entities": [{}]}, {"cases": [{"samples": [{"portions": [None]}]}]}),
+    ],
+    ids=str,
+)
+def test_an_entry_of_other_types_is_one_clear_error(change: dict) -> None:
+    with pytest.raises(GdcError, match=r"not of the form|no allowed file name"):
+        client.file_table([ENTRY | change])
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "5", '{"project": []}', "[" * 100_000, '{"project": 1, "slides": [], "rna": []}']
+)
+def test_a_snapshot_of_other_types_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "gdc.json"
+    path.write_text(text)
+    with pytest.raises(GdcError, match="not a saved answer of the GDC"):
+        client.read_snapshot(path, PROJECT)
+
+
+def test_a_torn_snapshot_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "gdc.json.gz"
+    content = gzip.compress(json.dumps({"project": PROJECT, "slides": [ENTRY] * 50, "rna": [], "status": {}}).encode())
+    damaged = bytearray(content)
+    damaged[30] ^= 255
+    for torn in (content[:40], bytes(damaged), b""):
+        path.write_bytes(torn)
+        with pytest.raises(GdcError, match="not a saved answer of the GDC"):
+            client.read_snapshot(path, PROJECT)
 
 
 def test_unknown_project_is_named(server: GdcServer) -> None:
     with pytest.raises(GdcError, match=r"'TCGA-NONE'.*TCGA-BRCA"):
-        snapshot.ask("TCGA-NONE")
+        client.ask("TCGA-NONE")
 
 
 @pytest.mark.parametrize("name", ["gdc.json", "gdc.json.gz"])
 def test_a_snapshot_is_read_back_and_has_stable_bytes(server: GdcServer, tmp_path: Path, name: str) -> None:
     offer_project(server)
-    asked = snapshot.ask(PROJECT)
-    snapshot.save_snapshot(asked, tmp_path / name)
-    assert snapshot.read_snapshot(tmp_path / name, PROJECT) == asked
+    asked = client.ask(PROJECT)
+    client.save_snapshot(asked, tmp_path / name)
+    assert client.read_snapshot(tmp_path / name, PROJECT) == asked
     before = (tmp_path / name).read_bytes()
-    snapshot.save_snapshot(asked, tmp_path / name)
+    client.save_snapshot(asked, tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
 
 
 def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GdcError, match=r"no snapshot .*gdc\.json"):
-        snapshot.read_snapshot(tmp_path / "gdc.json", PROJECT)
+        client.read_snapshot(tmp_path / "gdc.json", PROJECT)
     (tmp_path / "gdc.json").write_text('{"data": {}}')
     with pytest.raises(GdcError, match="not a saved answer"):
-        snapshot.read_snapshot(tmp_path / "gdc.json", PROJECT)
+        client.read_snapshot(tmp_path / "gdc.json", PROJECT)
     (tmp_path / "gdc.json.gz").write_bytes(
-        gzip.compress(b'{"project": "TCGA-OV", "slides": [], "rna": [], "status": 1}')
+        gzip.compress(b'{"project": "TCGA-OV", "slides": [], "rna": [], "status": {}}')
     )
     with pytest.raises(GdcError, match="is of project 'TCGA-OV'"):
-        snapshot.read_snapshot(tmp_path / "gdc.json.gz", PROJECT)
+        client.read_snapshot(tmp_path / "gdc.json.gz", PROJECT)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", ".hidden", "a/b.svs", "", None])
 def test_a_name_that_would_leave_the_folder_is_refused(name: str | None) -> None:
-    with pytest.raises(GdcError, match="cannot be one"):
-        snapshot.file_table([{"file_id": "1", "file_name": name, "file_size": 1, "md5sum": "0"}])
+    with pytest.raises(GdcError, match=r"not of the form|no allowed file name"):
+        client.file_table([{"file_id": "1", "file_name": name, "file_size": 1, "md5sum": "0"}])
 
 
 def test_ffpe_is_known_from_sample_or_portion() -> None:
     hit = {"file_id": "1", "file_name": "a.tsv", "file_size": 1, "md5sum": "AB"}
     samples = [[{"preservation_method": "FFPE"}], [{"portions": [{"is_ffpe": True}]}], [{"portions": [{}]}], None]
     hits = [hit | {"cases": [{"samples": sample}]} for sample in samples]
-    assert list(snapshot.file_table(hits)["ffpe"]) == [True, True, False, False]
+    assert list(client.file_table(hits)["ffpe"]) == [True, True, False, False]
 
 
 @pytest.mark.real
 def test_real_recorded_answers_are_understood(real_data: Path) -> None:
-    class Recorded:
-        url = "recorded"
-
-        def __init__(self, content: dict) -> None:
-            self.content = content
-
-        def json(self) -> dict:
-            return self.content
-
     for name in ("SR_03", "SR_13", "SR_15", "SR_16", "AE_22"):
         content = json.loads((real_data / "gdc" / f"{name}.json").read_text())["response"]
-        data = client._data(Recorded(content))
-        assert len(data["hits"]) == data["pagination"]["count"], name
+        hits, _ = client._page(content)
+        assert len(hits) == content["data"]["pagination"]["count"], name
     slides = json.loads((real_data / "gdc" / "slide_hits_TCGA-AN-A046.json").read_text())["files"]
-    table = snapshot.file_table(slides)
+    table = client.file_table(slides)
     assert list(table["barcode"]) == ["TCGA-AN-A046-01Z-00-DX1", "TCGA-AN-A046-01A-02-BS2", "TCGA-AN-A046-01A-01-BS1"]
     assert table["size"].iloc[0] == 422331173
     old = pd.read_csv(real_data / "gdc" / "gdc_manifest.2018-06-26_diagnostic_TCGA-BRCA.txt", sep="\t")
@@ -184,7 +239,7 @@ def test_real_names_are_names_and_barcodes(real_data: Path) -> None:
     with open(real_data / "gdc" / "tcga_brca_diagnostic_slides.csv", newline="") as file:
         names = [row["File.Name"] for row in csv.DictReader(file)]
     manifest = pd.read_csv(real_data / "gdc" / "gdc_manifest.star_counts.2024-08-06.txt", sep="\t")
-    assert all(snapshot.NAME.fullmatch(name) for name in [*names, *manifest["filename"]])
+    assert all(client.FILE_NAME.fullmatch(name) for name in [*names, *manifest["filename"]])
 
 
 def test_an_id_that_expired_is_found_again_by_name(server: GdcServer, session: requests.Session) -> None:

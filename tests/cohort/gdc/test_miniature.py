@@ -11,7 +11,7 @@ import yaml
 from gdc_server import PROJECT, GdcServer, serving, star_tsv
 
 from wsibench.cli import run
-from wsibench.cohort.simulation.simulate import simulate
+from wsibench.cohort.simulation.cohort import simulate
 from wsibench.core import Study, read_failures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

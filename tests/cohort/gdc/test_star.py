@@ -1,11 +1,10 @@
-"""STAR counts and Xena's matrices as AnnData."""
+"""STAR counts as AnnData."""
 
 import gzip
 from pathlib import Path
 
 import anndata
 import numpy as np
-import pandas as pd
 import pytest
 from gdc_server import star_tsv
 
@@ -97,48 +96,3 @@ def test_real_files_of_the_gdc(real_data: Path) -> None:
     np.testing.assert_allclose(np.exp2(adata.X) - 1, [[44.6685, 0, 56.2676]], rtol=1e-5)
     fixture = star.read_star({"P": real_data / "gdc" / "test_set_1.final.tsv.gz"})
     assert fixture.n_vars == 95, "96 genes, one of them a PAR_Y copy"
-
-
-def xena(path: Path, values: np.ndarray, samples: list[str]) -> Path:
-    frame = pd.DataFrame(values.T, index=pd.Index([gene[0] for gene in GENES], name="Ensembl_ID"), columns=samples)
-    frame.to_csv(path, sep="\t")
-    return path
-
-
-@pytest.mark.parametrize("annotation", ["star", "probemap"])
-def test_xenas_matrices_agree_with_star_files(files: dict[str, Path], tmp_path: Path, annotation: str) -> None:
-    samples = ["TCGA-BH-A0B3-01A", "TCGA-BH-A0B3-11A"]
-    tpm = xena(tmp_path / "TCGA-BRCA.star_tpm.tsv.gz", np.log2(TPM + 1), samples)
-    counts = xena(tmp_path / "TCGA-BRCA.star_counts.tsv.gz", np.log2(COUNTS[::-1] + 1), samples[::-1])
-    genes = files["P1"]
-    if annotation == "probemap":
-        genes = tmp_path / "gencode.v36.probemap"
-        rows = [f"{gene_id}\t{symbol}\tchr1\t1\t2\t+" for gene_id, symbol, _ in GENES]
-        genes.write_text("\n".join(["id\tgene\tchrom\tchromStart\tchromEnd\tstrand", *rows]) + "\n")
-    barcodes, adata = star.read_xena(tpm, counts=counts, annotation=genes)
-    expected = star.read_star(files)[["P2", "P1"]].copy()
-    assert barcodes == samples
-    np.testing.assert_allclose(adata.X, expected.X, atol=1e-6)
-    np.testing.assert_array_equal(adata.layers["counts"], expected.layers["counts"])
-    if annotation == "star":
-        pd.testing.assert_frame_equal(adata.var, expected.var)
-    else:
-        assert set(adata.var["gene_type"]) == {""}
-
-
-def test_xena_matrices_that_do_not_fit(files: dict[str, Path], tmp_path: Path) -> None:
-    samples = ["TCGA-BH-A0B3-01A", "TCGA-BH-A0B3-11A"]
-    tpm = xena(tmp_path / "tpm.tsv", TPM, samples)
-    other = xena(tmp_path / "counts.tsv", TPM, ["TCGA-BH-A0B3-01A", "TCGA-BH-A0B4-01A"])
-    with pytest.raises(CohortError, match="not of the same genes and samples"):
-        star.read_xena(tpm, counts=other, annotation=files["P1"])
-    symbols = tmp_path / "symbols.tsv"
-    symbols.write_text("sample\tTCGA-BH-A0B3-01A\nTP53\t1\n")
-    with pytest.raises(CohortError, match="has no Ensembl ids"):
-        star.read_xena(symbols, annotation=files["P1"])
-    with pytest.raises(CohortError, match="neither a probemap"):
-        star.read_xena(tpm, annotation=other)
-    strange = tmp_path / "strange.tsv"
-    strange.write_text("id\tgene\nENSG1\tA\n")
-    with pytest.raises(CohortError, match="knows 0 of the 6 genes"):
-        star.read_xena(tpm, annotation=strange)

@@ -11,10 +11,9 @@ import tifffile
 import yaml
 from gdc_server import PROJECT, GdcServer, save, serving, star_tsv
 
-from wsibench import embedding, tiling
+from wsibench import cohort, embedding, tiling
 from wsibench.cli import stages
-from wsibench.cohort import build as cohort
-from wsibench.cohort.gdc import acquire as acquisition, client
+from wsibench.cohort.gdc import acquisition, client
 from wsibench.core import Study, meta_path, read_failures
 from wsibench.embedding import read_features
 
@@ -42,7 +41,7 @@ def slide_bytes(seed: int) -> bytes:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServer]:
-    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
     monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     with serving() as server:
         monkeypatch.setenv("WSIBENCH_GDC", server.url)
@@ -72,7 +71,7 @@ def make(data_root: Path) -> Callable[..., Study]:
 
 
 def fetches(server: GdcServer) -> int:
-    return len(server.asked("GET", "/data"))
+    return len(server.slides_asked())
 
 
 def test_the_same_features_as_of_kept_slides_without_keeping_any(server: GdcServer, make: Callable[..., Study]) -> None:
@@ -155,7 +154,7 @@ def test_what_a_killed_run_left_is_taken_up(server: GdcServer, make: Callable[..
     study = make("streamed")
     cohort.build(study)
     name = Path(cohort.read_cohort(study)["path"][0]).name
-    context = acquisition.fetched(study, name)
+    context = acquisition.fetch_slide(study, name)
     context.__enter__()  # and the process ends here
     embedding.embed_slides(study)
     assert fetches(server) == 3

@@ -1,18 +1,24 @@
-"""The client of the Genomic Data Commons (GDC): sessions, retries, and searching its files.
+"""Search the Genomic Data Commons (GDC) for a project's files, and keep its answer as a snapshot.
 
 Only open data is asked for, and no token is sent: the GDC refuses even open files to a token that
 has expired.  API: https://docs.gdc.cancer.gov/API/Users_Guide/Getting_Started/
 """
 
+import gzip
 import json
 import os
-import random
+import re
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from wsibench.core import GdcError
 
@@ -27,12 +33,30 @@ FIELDS = (
     "cases.samples.submitter_id", "cases.samples.sample_type", "cases.samples.preservation_method",
     "cases.samples.portions.is_ffpe",
 )  # fmt: skip
+SLIDES = {
+    "data_type": "Slide Image",
+    "experimental_strategy": "Diagnostic Slide",
+    "data_format": "SVS",
+    "access": "open",
+}
+RNA = {
+    "data_type": "Gene Expression Quantification",
+    "analysis.workflow_type": "STAR - Counts",
+    "access": "open",
+}
+FORMAT = 1
+FILE_NAME = re.compile(r"\w[\w.-]*")
+"""Allowed names of files: they become paths here."""
+BUSY = (429, 500, 502, 503, 504)
+"""Answers after which a request is repeated."""
 ATTEMPTS = 8
-"""Attempts in a row without any progress, after which a request has failed: about two minutes."""
-FIRST_WAIT_S = 1.0
-"""Wait before the second attempt; it doubles each time, up to a minute."""
+"""Attempts in a row without progress before a request counts as failed: about two minutes."""
+BACKOFF_S = 1.0
+"""Pause after the first failed attempt; it doubles each time, up to a minute."""
 TIMEOUT_S = (30, 120)
 """To connect, and between two packets."""
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+"""Errors that JSON of another structure than expected leads to."""
 
 
 @dataclass(frozen=True)
@@ -42,60 +66,12 @@ class GdcFile:
     file_id: str
     name: str
     size: int
+    """Bytes."""
     md5: str
 
 
-class Transient(Exception):
-    """An attempt that failed in a way that another attempt may not."""
-
-    def __init__(self, what: str, wait_s: float = 0.0) -> None:
-        super().__init__(what)
-        self.wait_s = wait_s
-
-
 class Unreachable(GdcError):
-    """Attempt after attempt failed: the network or the GDC is down."""
-
-
-def api() -> str:
-    """Where the API is: ``WSIBENCH_GDC`` (tests, mirrors), else the GDC's own address."""
-    return (os.environ.get("WSIBENCH_GDC") or API).rstrip("/")
-
-
-def new_session(connections: int = 1) -> requests.Session:
-    """A session that asks for bytes as they are stored and never authenticates."""
-    session = requests.Session()
-    # Without an own `auth`, requests would send what ~/.netrc has for the host.
-    session.auth = lambda request: request
-    session.headers.update({"Accept-Encoding": "identity", "User-Agent": "wsibench"})
-    adapter = requests.adapters.HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def send(session: requests.Session, method: str, path: str, **options: Any) -> requests.Response:
-    """One attempt at one request.
-
-    Raises
-    ------
-    Transient
-        When the connection fails or the server is busy (429, 5xx).
-    GdcError
-        When the server refuses (4xx); carries its message.
-    """
-    url = f"{api()}{path}"
-    try:
-        response = session.request(method, url, timeout=TIMEOUT_S, **options)
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise Transient(f"{url}: {error}") from None
-    if response.status_code < 400:
-        return response
-    with response:
-        if response.status_code == 429 or response.status_code >= 500:
-            wait = response.headers.get("Retry-After", "")
-            raise Transient(f"{url} answered {response.status_code}", float(wait) if wait.isdecimal() else 0.0)
-        raise Refused(response.status_code, f"{url} answered {response.status_code}: {_message(response)}")
+    """The network or the GDC is down: attempt after attempt failed."""
 
 
 class Refused(GdcError):
@@ -106,145 +82,312 @@ class Refused(GdcError):
         self.status = status
 
 
-def _message(response: requests.Response) -> str:
-    """The reason that the GDC gives with a refusal."""
+class Interrupted(Exception):
+    """An answer that broke off or arrived damaged; another attempt may succeed."""
+
+
+def api() -> str:
+    """Address of the API: ``WSIBENCH_GDC`` (tests, mirrors), or the GDC's own."""
+    return (os.environ.get("WSIBENCH_GDC") or API).rstrip("/")
+
+
+def new_session() -> requests.Session:
+    """Open a session that repeats failed requests, asks for bytes as they are stored and never authenticates."""
+    session = requests.Session()
+    # Without an `auth` of our own, requests would send the credentials that ~/.netrc has for the host.
+    session.auth = lambda request: request
+    session.headers.update({"Accept-Encoding": "identity", "User-Agent": "wsibench"})
+    retry = Retry(
+        ATTEMPTS - 1,
+        backoff_factor=BACKOFF_S,
+        backoff_max=60,
+        backoff_jitter=BACKOFF_S,  # parallel downloads should not all return at the same moment
+        status_forcelist=BUSY,
+        allowed_methods=None,
+        raise_on_status=False,
+    )
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    return session
+
+
+def send(session: requests.Session, method: str, path: str, **options: Any) -> requests.Response:
+    """Send one request, repeated while the connection fails or the server is busy.
+
+    Parameters
+    ----------
+    session
+        From `new_session`.
+    method
+        ``GET`` or ``POST``.
+    path
+        Below the API's address, such as ``/files``.
+    options
+        Passed on to `requests.Session.request`.
+
+    Raises
+    ------
+    Unreachable
+        When no attempt succeeded.
+    Refused
+        When the server refuses (4xx); carries its message.
+    Interrupted
+        When the answer's body broke off.
+    """
+    url = f"{api()}{path}"
     try:
-        content = response.json()
-        return str(content.get("message") or content.get("error") or content)
-    except (ValueError, AttributeError):
-        return response.text[:200]
+        response = session.request(method, url, timeout=TIMEOUT_S, **options)
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise Interrupted(f"{url}: {error}") from None
+    except requests.RequestException as error:
+        raise _unreachable(f"{url}: {error}") from None
+    if response.status_code < 400:
+        return response
+    with response:
+        if response.status_code in BUSY:
+            raise _unreachable(f"{url} answered {response.status_code}")
+        raise Refused(response.status_code, f"{url} answered {response.status_code}: {response.text[:300]}")
 
 
-def retrying(
-    attempt: Callable[[], T],
-    *,
-    progressed: Callable[[], int] = lambda: 0,
-    sleep: Callable[[float], object] = time.sleep,
-) -> T:
-    """Call `attempt` until it succeeds, waiting longer and longer after each `Transient`.
+def _unreachable(reason: str) -> Unreachable:
+    return Unreachable(
+        f"No success after {ATTEMPTS} attempts: {reason}.",
+        "Check the network, or try later; a second run continues where this one stopped.",
+    )
+
+
+def persist(attempt: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+    """Call a function until it returns, pausing longer after each `Interrupted`.
 
     Parameters
     ----------
     attempt
-        Raises `Transient` when it should be called again.
-    progressed
-        How much there is so far: while it grows, the attempts are not counted.
-    sleep
-        Waits so many seconds.
+        Raises `Interrupted` when it should be called again.
+    progress
+        Amount transferred so far: an attempt that increased it does not count as failed.
 
     Raises
     ------
     Unreachable
         After `ATTEMPTS` attempts without progress.
     """
-    failed, before = 0, progressed()
+    failed, before = 0, progress()
     while True:
         try:
             return attempt()
-        except Transient as error:
-            failed, before = (1, progressed()) if progressed() > before else (failed + 1, before)
+        except Interrupted as error:
+            failed, before = (1 if progress() > before else failed + 1), progress()
             if failed >= ATTEMPTS:
-                raise Unreachable(
-                    f"No success after {ATTEMPTS} attempts: {error}.",
-                    "Check the network, or try later; a second run goes on where this one stopped.",
-                ) from None
-            # Random, so that parallel downloads do not all come back at the same moment.
-            pause = min(60.0, FIRST_WAIT_S * 2 ** (failed - 1)) * random.uniform(0.5, 1.0)
-            sleep(max(error.wait_s, pause))
+                raise _unreachable(str(error)) from None
+            time.sleep(min(60, BACKOFF_S * 2 ** (failed - 1)))
 
 
-def status(session: requests.Session) -> dict[str, Any]:
-    """What the GDC says of itself: data_release, tag, ….
+def _ask(session: requests.Session, method: str, path: str, **options: Any) -> Any:
+    """Send a request and parse the JSON of its answer."""
 
-    Raises
-    ------
-    GdcError
-        When it cannot be reached.
-    """
-    return retrying(lambda: _json(send(session, "GET", "/status")))
+    def attempt() -> Any:
+        response = send(session, method, path, **options)
+        try:
+            return response.json()
+        except (ValueError, RecursionError) as error:
+            raise Interrupted(f"{response.url} answered with broken JSON ({error})") from None
+
+    return persist(attempt)
 
 
-def files(session: requests.Session, wanted: dict[str, str | list[str]]) -> list[dict]:
-    """All files that match, page by page, sorted by file_id.
+def find_files(session: requests.Session, wanted: dict[str, str]) -> list[dict[str, Any]]:
+    """List all files that match, page by page, sorted by file_id.
 
     Parameters
     ----------
     session
         From `new_session`.
     wanted
-        Field → value, or list of allowed values; all must hold.
+        Value of each field; all must match.
+
+    Returns
+    -------
+    list of dict
+        The GDC's entries, as it answered.
 
     Raises
     ------
     GdcError
-        When the GDC refuses, warns, or answers with another number of files than it announced.
+        When the GDC refuses, warns, answers in another form, or lists another number of files than announced.
     """
-    hits: list[dict] = []
-    totals: set[int] = set()
+    found: dict[str, dict] = {}
+    totals, n_listed = set(), 0
+    terms = [{"op": "in", "content": {"field": field, "value": [value]}} for field, value in wanted.items()]
+    query = {
+        "filters": {"op": "and", "content": terms},
+        "fields": ",".join(FIELDS),
+        "format": "JSON",
+        "size": PAGE,
+        "sort": "file_id:asc",
+    }
     while True:
-        body = {
-            "filters": _all_of(wanted),
-            "fields": ",".join(FIELDS),
-            "format": "JSON",
-            "size": PAGE,
-            "from": len(hits),
-            "sort": "file_id:asc",
-        }
-        data = retrying(lambda body=body: _data(send(session, "POST", "/files", json=body)))
-        hits += data["hits"]
-        totals.add(data["pagination"]["total"])
-        if len(hits) >= max(totals) or not data["hits"]:
+        page, total = _page(_ask(session, "POST", "/files", json=query | {"from": n_listed}))
+        totals.add(total)
+        n_listed += len(page)
+        nothing_new = {hit["id"] for hit in page} <= found.keys()
+        found |= {hit["id"]: hit for hit in page}
+        if n_listed >= max(totals) or nothing_new:
             break
-    unique = len({hit["file_id"] for hit in hits})
-    if totals != {unique} or unique != len(hits):
+    if totals != {len(found)} or len(found) != n_listed:
         raise GdcError(
-            f"The GDC announced {' and '.join(map(str, sorted(totals)))} files and listed {len(hits)}, "
-            f"{unique} of them unique.",
+            f"The GDC announced {' and '.join(map(str, sorted(totals)))} files and listed {n_listed}, "
+            f"{len(found)} of them unique.",
             "Its index changed between two pages: ask again.",
         )
-    return hits
+    return list(found.values())
 
 
-def _all_of(wanted: dict[str, str | list[str]]) -> dict:
-    terms = [
-        {"op": "in", "content": {"field": field, "value": [value] if isinstance(value, str) else value}}
-        for field, value in wanted.items()
-    ]
-    return {"op": "and", "content": terms}
-
-
-def _json(response: requests.Response) -> Any:
+def _page(answer: Any) -> tuple[list[dict[str, Any]], int]:
+    """Entries of one page, and the number of all files, from an answer without warnings."""
     try:
-        return response.json()
-    except (ValueError, requests.RequestException) as error:
-        raise Transient(f"{response.url} answered with broken JSON ({error})") from None
+        # A misspelt facet gives a 200 with every file there is, and only a warning.
+        if warnings := answer.get("warnings"):
+            raise GdcError(f"The GDC warns: {json.dumps(warnings)}.", "The answer cannot be relied on.")
+        hits, total = answer["data"]["hits"], int(answer["data"]["pagination"]["total"])
+        {hit["id"]: hit for hit in hits}
+    except MALFORMED as error:
+        raise _unexpected(error) from None
+    return hits, total
 
 
-def _data(response: requests.Response) -> Any:
-    """The `data` of an answer without warnings."""
-    answer = _json(response)
-    # A misspelt facet gives a 200 with every file there is, and only a warning.
-    if answer.get("warnings"):
-        raise GdcError(f"The GDC warns: {json.dumps(answer['warnings'])}.", "The answer cannot be relied on.")
-    return answer["data"]
+def _unexpected(error: Exception) -> GdcError:
+    return GdcError(
+        f"The GDC's list of files is not of the form that its API documents ({error!r}).",
+        "Try later; if you named a snapshot, take a new one by removing `snapshot` from study.yaml.",
+    )
 
 
 def find_again(session: requests.Session, file: GdcFile) -> GdcFile:
-    """The same file under the id that it has now, since data releases change ids and keep names.
+    """Find a file under its present id, since data releases change ids and keep names.
 
     Raises
     ------
     GdcError
-        When there is none of that name, or its bytes are others now.
+        When there is no file of that name, or its content has changed.
     """
-    hits = files(session, {"file_name": file.name})
-    found = [GdcFile(hit["file_id"], hit["file_name"], hit["file_size"], hit["md5sum"].lower()) for hit in hits]
-    same = [other for other in found if other.md5 == file.md5]
-    if same:
-        return same[0]
+    found = gdc_files(file_table(find_files(session, {"file_name": file.name})))
+    for other in found:
+        if other.md5 == file.md5:
+            return other
     what = f"now has md5 {found[0].md5} (was {file.md5})" if found else "is no longer offered"
     raise GdcError(
         f"{file.name} {what}.",
         "The GDC has published a new release since the snapshot was taken: take a new one by deleting "
         "gdc/snapshot.json.gz in the study's data folder (or the study's `snapshot` key).",
     )
+
+
+# Snapshots
+
+
+def ask(project: str) -> dict[str, Any]:
+    """Ask for a project's diagnostic slides and STAR counts.
+
+    Parameters
+    ----------
+    project
+        Such as ``TCGA-BRCA``.
+
+    Returns
+    -------
+    dict
+        The snapshot, JSON-able: project, api, asked (UTC), status (the GDC's own, with its data release),
+        slides and rna (the GDC's entries as they are).
+
+    Raises
+    ------
+    GdcError
+        When the GDC cannot be reached, refuses, or has no such files.
+    """
+    with new_session() as session:
+        status = _ask(session, "GET", "/status")
+        found = {
+            kind: find_files(session, {"cases.project.project_id": project} | wanted)
+            for kind, wanted in (("slides", SLIDES), ("rna", RNA))
+        }
+    for kind, hits in found.items():
+        if not hits:
+            raise GdcError(
+                f"The GDC has no open {kind} files of project {project!r}.",
+                "Look the project's name up on https://portal.gdc.cancer.gov, e.g. TCGA-BRCA.",
+            )
+    asked = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"format": FORMAT, "project": project, "api": api(), "asked": asked, "status": status, **found}
+
+
+def save_snapshot(snapshot: dict[str, Any], path: Path) -> None:
+    """Write a snapshot as JSON, gzipped when the name ends so; the same content gives the same bytes."""
+    text = json.dumps(snapshot, indent=1, sort_keys=True).encode() + b"\n"
+    path.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def read_snapshot(path: Path, project: str) -> dict[str, Any]:
+    """Read the snapshot of a project.
+
+    Raises
+    ------
+    GdcError
+        When it is missing, no snapshot, or another project's.
+    """
+    try:
+        content = path.read_bytes()
+        snapshot = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+        found = snapshot["project"]
+        snapshot["slides"], snapshot["rna"], snapshot["status"].get("data_release")
+    except FileNotFoundError:
+        raise GdcError(f"There is no snapshot {path}.", "Leave `snapshot` out to ask the GDC.") from None
+    except (OSError, EOFError, zlib.error, *MALFORMED) as error:
+        raise GdcError(
+            f"{path} is not a saved answer of the GDC ({error!r}).",
+            "Give the gdc/snapshot.json.gz that an earlier run left in its data folder.",
+        ) from None
+    if found != project:
+        raise GdcError(f"{path} is of project {found!r}, and the study wants {project!r}.", "Correct one of them.")
+    return snapshot
+
+
+def file_table(hits: list[dict[str, Any]]) -> pd.DataFrame:
+    """Tabulate the GDC's entries.
+
+    Returns
+    -------
+    DataFrame
+        One row a file: file_id, file_name, size (bytes), md5, barcode, ffpe (bool).
+
+    Raises
+    ------
+    GdcError
+        For an entry that lacks one of these, belongs to several aliquots, or names no allowed file name.
+    """
+    try:
+        rows = [_row(hit) for hit in hits]
+    except MALFORMED as error:
+        raise _unexpected(error) from None
+    return pd.DataFrame(rows, columns=["file_id", "file_name", "size", "md5", "barcode", "ffpe"])
+
+
+def _row(hit: dict[str, Any]) -> tuple[str, str, int, str, str, bool]:
+    name = hit["file_name"]
+    if not FILE_NAME.fullmatch(str(name or "")):
+        raise GdcError(f"The GDC lists a file named {name!r}, which is no allowed file name.")
+    entities = [entity["entity_submitter_id"] for entity in hit.get("associated_entities") or []]
+    if len(entities) > 1:
+        raise GdcError(f"{name} belongs to several entities: {', '.join(entities)}.")
+    samples = [sample for case in hit.get("cases") or [] for sample in case.get("samples") or []]
+    portions = [portion for sample in samples for portion in sample.get("portions") or []]
+    ffpe = any(each.get("preservation_method") == "FFPE" for each in samples)
+    ffpe = ffpe or any(each.get("is_ffpe") for each in portions)
+    # Slides are named by their barcode; 74 of TCGA's hang on no sample of their own.
+    barcode = entities[0] if entities else name.split(".")[0]
+    return str(hit["file_id"]), name, int(hit["file_size"]), hit["md5sum"].lower(), barcode, ffpe
+
+
+def gdc_files(rows: pd.DataFrame) -> list[GdcFile]:
+    """List the files of a `file_table`."""
+    columns = rows[["file_id", "file_name", "size", "md5"]]
+    return [GdcFile(*row) for row in columns.itertuples(index=False, name=None)]

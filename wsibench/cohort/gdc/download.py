@@ -1,110 +1,109 @@
-"""Fetch files from the GDC: parallel, resumed, verified, and kept only when whole.
+"""Download files from the GDC: in parallel, resumed, verified, and kept only when whole.
 
 A file under its real name with a sidecar is finished and is never fetched again.  Until then its
-bytes are in a hidden ``.part`` file, which a later run goes on with.
+bytes are in a hidden ``.part`` file, which a later run continues.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
 import shutil
-import tarfile
+import threading
 import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import requests
+import urllib3
 
 from wsibench.cohort.gdc import client
-from wsibench.cohort.gdc.client import GdcFile, Refused, Transient, Unreachable
-from wsibench.cohort.gdc.transfer import (
-    BROKEN_STREAM,
-    FULL,
-    GB,
-    DiskFull,
-    Watch,
-    disk_full,
-    file_hashes,
-    receive,
-    restart,
-)
-from wsibench.core import Artefact, GdcError, make_key, meta_path, sign, writing
+from wsibench.cohort.gdc.client import GdcFile, Interrupted, Refused, Unreachable
+from wsibench.core import Artefact, GdcError, make_key, meta_path, progress, sign
 
 FORMAT = 1
 PARALLEL = 4
 """Files fetched at once."""
-BATCH = 50
-"""Small files asked for in one request."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+GB = 1e9
+CHUNK = 1 << 16
+"""Bytes read at once, and lost at most when a connection breaks."""
+
+
+class DiskFull(GdcError):
+    """A disk without room for the files to fetch."""
+
+
+class Stopped(Exception):
+    """A download ended by another one's error, or by the user."""
 
 
 def artefact(file: GdcFile, folder: Path) -> Artefact:
-    """Where a file belongs, and the key that it carries once verified."""
+    """Final path of a file, and the key that it carries once verified."""
     return Artefact(folder / file.name, make_key("download", FORMAT, {"md5": file.md5, "size": file.size}))
 
 
 def fetch_all(
-    files: Sequence[GdcFile], folder: Path, *, label: str, already: Mapping[str, Path] | None = None
+    files: Sequence[GdcFile], folder: Path, *, label: str, local: Mapping[str, Path] | None = None
 ) -> dict[str, GdcError]:
-    """Fetch files of any size, a few at once, leaving alone those that are there.
+    """Fetch files, several at once, skipping those that are there.
 
     Parameters
     ----------
     files
-        What to fetch.
+        Files to fetch.
     folder
-        Where to; each file keeps its name.
+        Destination; each file keeps its name.
     label
-        Says in the progress what is being done.
-    already
-        Files that the user has, by name: verified and linked to, fetched only when they are wrong.
+        Begins the lines of progress.
+    local
+        Copies that the user has, by name: verified and linked to, fetched only when they differ.
 
     Returns
     -------
-    The errors of files that could not be had, by name.
+    dict
+        The errors of files that could not be fetched, by name.
 
     Raises
     ------
     DiskFull
         Before anything is fetched when it cannot all fit, or when the disk fills up meanwhile.
     Unreachable
-        When several files in a row do not come through: the others would not either.
+        When several files in a row fail: the others would, too.
     """
-    already = already or {}
+    local = local or {}
     due = [file for file in files if artefact(file, folder).due()]
-    check_space([file for file in due if file.name not in already], folder)
-    watch = Watch(label, due, here=sum(_size(part_path(file, folder)) for file in due))
-    return _in_parallel(
-        {file.name: lambda file=file: fetch(file, folder, already=already.get(file.name), watch=watch) for file in due},
-        folder,
-        watch,
-    )
-
-
-def fetch_batches(
-    files: Sequence[GdcFile], folder: Path, *, label: str, already: Mapping[str, Path] | None = None
-) -> dict[str, GdcError]:
-    """Fetch many small files, `BATCH` a request; otherwise as `fetch_all`.
-
-    The errors are by the name of a batch's first file.
-    """
-    already = already or {}
-    due = [file for file in files if artefact(file, folder).due()]
-    check_space([file for file in due if file.name not in already], folder)
-    watch = Watch(label, due)
-    for file in due:
-        if file.name in already:
-            _adopt(file, folder, already[file.name], watch)
-    due = [file for file in due if artefact(file, folder).due()]
-    batches = [due[start : start + BATCH] for start in range(0, len(due), BATCH)]
-    return _in_parallel(
-        {batch[0].name: lambda batch=batch: _fetch_batch(batch, folder, watch) for batch in batches}, folder, watch
-    )
+    check_space([file for file in due if file.name not in local], folder)
+    errors: dict[str, GdcError] = {}
+    unreachable, stop = 0, threading.Event()
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = {pool.submit(fetch, file, folder, local=local.get(file.name), stop=stop): file.name for file in due}
+        try:
+            for future in progress(as_completed(futures), total=len(due), label=label):
+                error = future.exception()
+                unreachable = unreachable + 1 if isinstance(error, Unreachable) else 0
+                if unreachable == PARALLEL and unreachable < len(due):
+                    raise error
+                if isinstance(error, GdcError) and not isinstance(error, DiskFull):
+                    errors[futures[future]] = error
+                elif error is not None:
+                    raise error
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return errors
 
 
 def check_space(files: Sequence[GdcFile], folder: Path) -> None:
-    """Raise `DiskFull` when what is left to fetch is more than the disk has room for."""
+    """Check that the disk has room for what is left to fetch.
+
+    Raises
+    ------
+    DiskFull
+        When it has not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = sum(max(0, file.size - _size(part_path(file, folder))) for file in files)
     free = shutil.disk_usage(folder).free
@@ -117,51 +116,62 @@ def check_space(files: Sequence[GdcFile], folder: Path) -> None:
 
 
 def part_path(file: GdcFile, folder: Path) -> Path:
-    """Where an unfinished download lies."""
+    """Path of an unfinished download."""
     return folder / f".{file.name}.part"
 
 
-def fetch(file: GdcFile, folder: Path, *, already: Path | None = None, watch: Watch | None = None) -> Path:
-    """Fetch one file, going on with what an earlier attempt left; nothing when it is there.
+def fetch(file: GdcFile, folder: Path, *, local: Path | None = None, stop: threading.Event | None = None) -> Path:
+    """Fetch one file, continuing what an earlier attempt left; nothing when it is there.
+
+    Parameters
+    ----------
+    file
+        The file to fetch.
+    folder
+        Destination.
+    local
+        A copy that the user has: verified and linked to.
+    stop
+        Ends the download when set.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
     GdcError
-        When the GDC refuses it, does not get it through, or gives other bytes than it published.
+        When the GDC refuses it, cannot deliver it, or sends other bytes than it published.
     DiskFull
         When the disk is full; the part that was fetched stays.
     """
     wanted = artefact(file, folder)
     if wanted.due() is None:
         return wanted.path
-    watch = watch or Watch("", [file])
     folder.mkdir(parents=True, exist_ok=True)
-    if already is not None and _adopt(file, folder, already, watch):
-        return wanted.path
-    # Killed between the renaming and the signing, it is whole; changed since, it is not.
-    if _adopt(file, folder, wanted.path, watch):
+    # A file under its own name without a sidecar is whole if the process was killed between renaming and signing.
+    if any(_adopt(file, folder, path) for path in (local, wanted.path) if path is not None):
         return wanted.path
     meta_path(wanted.path).unlink(missing_ok=True)
     wanted.path.unlink(missing_ok=True)
 
     started = time.time()
-    part = part_path(file, folder)
     # Unbuffered: after a failed write nothing is left that closing the file would try to write again.
-    with open(part, "ab", buffering=0) as sink, client.new_session() as session:
+    with open(part_path(file, folder), "ab", buffering=0) as sink, client.new_session() as session:
         _lock(sink, file)
-        sha256 = _fill(session, sink, file, watch)
-        part.replace(wanted.path)
+        sha256 = _download(session, file, sink, stop or threading.Event())
+        Path(sink.name).replace(wanted.path)
     sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": client.api()})
-    watch.finished()
     return wanted.path
 
 
-def _fill(session: requests.Session, sink: io.FileIO, file: GdcFile, watch: Watch) -> str:
-    """Fetch until the file is whole and has the right md5; its sha256."""
+def _download(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: threading.Event) -> str:
+    """Fetch until the file is whole and has the published md5; return its sha256."""
     current = file
     for _ in range(2):  # a wrong md5 is given a second chance, from the first byte
         try:
-            receive(session, current, sink, watch)
+            _receive(session, current, sink, stop)
         except Refused as error:
             if error.status not in (403, 404) or current is not file:
                 raise
@@ -170,76 +180,94 @@ def _fill(session: requests.Session, sink: io.FileIO, file: GdcFile, watch: Watc
                 raise GdcError(
                     error.what, "Open files are refused for some hours after a data release: run again later."
                 ) from None
-            receive(session, current, sink, watch)
-        md5, sha256 = file_hashes(part_path(file, Path(sink.name).parent))
+            _receive(session, current, sink, stop)
+        md5, sha256 = _hashes(Path(sink.name))
         if md5 == file.md5:
             return sha256
-        restart(sink, watch)
+        _restart(sink)
     Path(sink.name).unlink()
     raise GdcError(
-        f"{file.name}: what the GDC sent has md5 {md5}, and it published {file.md5}.",
+        f"{file.name}: the GDC sent bytes with md5 {md5}, and it published {file.md5}.",
         "Run again later; if it persists, tell the GDC's help desk.",
     )
 
 
-def _fetch_batch(batch: Sequence[GdcFile], folder: Path, watch: Watch) -> None:
-    """Fetch small files in one request, asking again for those that did not come through."""
+def _receive(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: threading.Event) -> None:
+    """Append the missing bytes of a file, in as many attempts as make progress."""
+    client.persist(lambda: _receive_rest(session, file, sink, stop), lambda: sink.seek(0, io.SEEK_END))
 
-    def missing() -> list[GdcFile]:
-        return [file for file in batch if artefact(file, folder).due()]
 
-    def attempt(session: requests.Session) -> None:
-        watch.check()
-        if len(left := missing()) > 1:  # asked for one id, the GDC sends the file and no archive
-            body = {"ids": [file.file_id for file in left]}
-            with client.send(session, "POST", "/data", json=body, stream=True) as response:
-                _unpack(response, {file.name: file for file in left}, folder, watch)
-        if len(left := missing()) > 1:
-            raise Transient(f"{len(left)} of {len(batch)} files missing or wrong, such as {left[0].name}")
-
+def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: threading.Event) -> None:
+    """Append the bytes that are still missing, in one attempt."""
+    start = sink.seek(0, io.SEEK_END)
+    if start > file.size:
+        start = _restart(sink)
+    if start == file.size:
+        return
+    headers = {"Range": f"bytes={start}-"} if start else {}
     try:
-        with client.new_session() as session:
-            client.retrying(lambda: attempt(session), progressed=lambda: -len(missing()), sleep=watch.stop.wait)
+        response = client.send(session, "GET", f"/data/{file.file_id}", headers=headers, stream=True)
     except Refused as error:
-        if error.status not in (403, 404):
-            raise  # else one of the ids is refused: ask one by one
-    for file in missing():
-        fetch(file, folder, watch=watch)
+        if error.status != 416:
+            raise
+        _restart(sink)
+        raise Interrupted(error.what) from None
+    with response:
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if start and not (response.status_code == 206 and resumed):
+            start = _restart(sink)
+            if response.status_code != 200:
+                raise Interrupted(f"{file.name}: another range was sent than asked for")
+        announced = response.headers.get("Content-Length", str(file.size - start))
+        if announced != str(file.size - start):
+            raise Interrupted(f"{file.name}: {announced} bytes announced, {file.size - start} of {file.size} expected")
+        try:
+            for chunk in response.iter_content(CHUNK):
+                if stop.is_set():
+                    raise Stopped
+                _write(sink, chunk, file)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise Interrupted(f"{file.name}: {error}") from None
+    if (received := sink.seek(0, io.SEEK_END)) != file.size:
+        raise Interrupted(f"{file.name}: the connection closed after {received} of {file.size} bytes")
 
 
-def _unpack(response: requests.Response, wanted: dict[str, GdcFile], folder: Path, watch: Watch) -> None:
-    """Keep those members of a tar.gz that are what the GDC published."""
+def _restart(sink: io.FileIO) -> int:
+    """Discard the bytes received so far; return the new length, 0."""
+    sink.truncate(0)
+    return sink.seek(0)
+
+
+def _write(sink: io.FileIO, chunk: bytes, file: GdcFile) -> None:
+    rest = memoryview(chunk)
     try:
-        with tarfile.open(fileobj=response.raw, mode="r|*") as archive:
-            for member in archive:
-                # <uuid>/<name>; a member's path is never used to write.
-                file = wanted.get(Path(member.name).name)
-                if file is None or not member.isfile() or member.size != file.size:
-                    continue
-                content = archive.extractfile(member).read()
-                if hashlib.md5(content, usedforsecurity=False).hexdigest() == file.md5:
-                    _keep(content, file, folder)
-                    watch.add(file.size)
-                    watch.finished()
-                watch.check()
-    except (tarfile.TarError, EOFError, zlib.error, *BROKEN_STREAM) as error:
-        raise Transient(f"batch of {len(wanted)} files: {error}") from None
-
-
-def _keep(content: bytes, file: GdcFile, folder: Path) -> None:
-    try:
-        with writing(artefact(file, folder), file_id=file.file_id, md5=file.md5) as temporary:
-            temporary.write_bytes(content)
+        while rest:
+            rest = rest[sink.write(rest) :]
     except OSError as error:
-        raise disk_full(file.name, folder) if error.errno in FULL else GdcError(str(error)) from None
+        if error.errno not in FULL:
+            raise GdcError(f"{sink.name} cannot be written: {error}.") from None
+        raise DiskFull(
+            f"The disk of {Path(sink.name).parent} filled up while {file.name} was fetched.",
+            "Free some space and run again: finished files stay, and an unfinished one continues where it stopped.",
+        ) from None
 
 
-def _adopt(file: GdcFile, folder: Path, path: Path, watch: Watch) -> bool:
-    """Take a file that lies somewhere for the one wanted, when its bytes are the published ones."""
+def _hashes(path: Path) -> tuple[str, str]:
+    """Compute md5 and sha256 (hex) of a file in one pass."""
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with open(path, "rb") as source:
+        while chunk := source.read(1 << 22):
+            md5.update(chunk)
+            sha256.update(chunk)
+    return md5.hexdigest(), sha256.hexdigest()
+
+
+def _adopt(file: GdcFile, folder: Path, path: Path) -> bool:
+    """Use an existing copy, linked to unless it lies in place, when its bytes are the published ones."""
     if _size(path) != file.size:
         return False
     started = time.time()
-    md5, sha256 = file_hashes(path)
+    md5, sha256 = _hashes(path)
     if md5 != file.md5:
         return False
     wanted = artefact(file, folder)
@@ -250,12 +278,11 @@ def _adopt(file: GdcFile, folder: Path, path: Path, watch: Watch) -> bool:
         meta_path(wanted.path).unlink(missing_ok=True)
         link.replace(wanted.path)
     sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": str(path)})
-    watch.add(file.size)
-    watch.finished()
     return True
 
 
 def _lock(sink: io.FileIO, file: GdcFile) -> None:
+    """Refuse to write what another process is writing."""
     try:
         fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -266,27 +293,3 @@ def _lock(sink: io.FileIO, file: GdcFile) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _in_parallel(tasks: dict[str, Callable[[], object]], folder: Path, watch: Watch) -> dict[str, GdcError]:
-    errors: dict[str, GdcError] = {}
-    unreachable = 0
-    with ThreadPoolExecutor(PARALLEL) as pool, watch:
-        futures = {pool.submit(task): name for name, task in tasks.items()}
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                unreachable = unreachable + 1 if isinstance(error, Unreachable) else 0
-                if unreachable == PARALLEL and unreachable < len(tasks):
-                    raise error
-                if isinstance(error, GdcError) and not isinstance(error, DiskFull):
-                    errors[futures[future]] = error
-                elif isinstance(error, OSError) and error.errno in FULL:
-                    raise disk_full(futures[future], folder) from None
-                elif error is not None:
-                    raise error
-        except BaseException:
-            watch.stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return errors

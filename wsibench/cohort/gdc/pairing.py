@@ -1,4 +1,4 @@
-"""TCGA barcodes, and the rules that pair diagnostic slides with RNA: stated, applied in order, counted."""
+"""Parse TCGA barcodes, and pair diagnostic slides with RNA by counted rules."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Rule:
     keeps: str
     why: str
     drops: str
-    """What to say of a file that does not meet it."""
+    """Reason stated for a file that does not meet it."""
 
 
 DIAGNOSTIC = Rule(
@@ -66,7 +66,7 @@ LISTED = ("all files listed", "open access")
 
 @dataclass(frozen=True)
 class Pairing:
-    """What the rules keep, and what they do not."""
+    """Files that the rules keep, and those that they drop."""
 
     slides: pd.DataFrame
     """One row a slide, as given, with `patient_id` and `site`."""
@@ -75,11 +75,11 @@ class Pairing:
     rules: pd.DataFrame
     """One row a rule: what it keeps and drops, in files, patients and sites."""
     dropped: pd.DataFrame
-    """One row a dropped file: what, id, reason."""
+    """One row a dropped file: kind of file (what), id, reason."""
 
 
 def parse_barcodes(barcodes: pd.Series) -> pd.DataFrame:
-    """The parts of TCGA barcodes.
+    """Split TCGA barcodes into their parts.
 
     Parameters
     ----------
@@ -88,13 +88,14 @@ def parse_barcodes(barcodes: pd.Series) -> pd.DataFrame:
 
     Returns
     -------
-    str columns patient_id, site, sample, vial, portion, analyte, plate, centre, section; ""
-    where a barcode has no such part.
+    DataFrame
+        Text columns patient_id, site, sample, vial, portion, analyte, plate, centre, section; ""
+        where a barcode has no such part.
 
     Raises
     ------
     CohortError
-        For what is not such a barcode; names the first few.
+        For text that is no such barcode; names the first few.
     """
     parts = barcodes.str.extract(BARCODE)
     wrong = barcodes[parts["patient_id"].isna()]
@@ -115,6 +116,16 @@ def pair(slides: pd.DataFrame, rna: pd.DataFrame) -> Pairing:
         One row a slide file: `file_name` and `barcode`, and whatever else should be kept.
     rna
         One row an expression file: `file_name`, the aliquot's `barcode`, and `ffpe` (bool).
+
+    Returns
+    -------
+    Pairing
+        The files kept, the counts of every rule, and the files dropped.
+
+    Raises
+    ------
+    CohortError
+        For a barcode that is not TCGA's.
     """
     counts: list[dict] = []
     dropped: list[pd.DataFrame] = []
@@ -147,17 +158,15 @@ def pair(slides: pd.DataFrame, rna: pd.DataFrame) -> Pairing:
 
 
 def _in_order_of_preference(rna: pd.DataFrame) -> pd.DataFrame:
-    """RNA files, of each patient's the one to take first.
+    """Sort RNA files so that each patient's preferred one comes first.
 
     FFPE aliquots come last, since TCGA's RNA is otherwise from frozen tissue.  Among replicates the
     rules are Firehose's: analyte H before R before T, then the later plate, then the barcode that
     sorts highest (https://gdac.broadinstitute.org/runs/gdc/report_2017_07_22/).
     """
-    # A sample barcode (Xena's) has no analyte, and there is nothing to prefer.
     analyte = rna["analyte"].map({name: rank for rank, name in enumerate(ANALYTES)}).fillna(len(ANALYTES))
-    order = rna.assign(analyte=analyte)
     by = ["ffpe", "vial", "analyte", "plate", "barcode"]
-    return order.sort_values(by, ascending=[True, True, True, False, False], kind="stable")
+    return rna.assign(analyte=analyte).sort_values(by, ascending=[True, True, True, False, False], kind="stable")
 
 
 def _count(what: str, rule: str, why: str, kept: pd.DataFrame, before: pd.DataFrame) -> dict:

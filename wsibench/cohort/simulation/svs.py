@@ -1,4 +1,4 @@
-"""Write a painted slide as a pyramidal, tiled JPEG file of Aperio's kind, which OpenSlide opens."""
+"""Write a painted slide as an Aperio SVS: a pyramidal, tiled JPEG file that OpenSlide opens."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 import tifffile
 
-from wsibench.cohort.simulation.histology import Painting, Stain
+from wsibench.cohort.simulation.slides import Painting, Stain
 
 TILE_PX = 240
 """Side of the file's tiles; that of Aperio's scanners."""
@@ -28,9 +28,9 @@ def write_svs(path: Path, painting: Painting, stain: Stain, *, slide_mpp: float,
     path
         The file to write.
     painting
-        How much stain lies where.
+        Amounts of stain at each pixel.
     stain
-        Turns that into colours.
+        Converts them to colours.
     slide_mpp
         µm/px of the painting, which the file states.
     magnification
@@ -68,7 +68,7 @@ def write_svs(path: Path, painting: Painting, stain: Stain, *, slide_mpp: float,
 
 
 def _develop(painting: Painting, stain: Stain) -> np.ndarray:
-    """The painting's colours, uint8 (h, w, 4) RGBX, padded with glass to whole tiles."""
+    """Convert a painting to colours, uint8 (h, w, 4) RGBX, padded with glass to whole tiles."""
     colours = np.dstack([stain.colours(), np.zeros((256, 256, 1), np.uint8)])
     packed = colours.view(np.uint32).ravel()  # one look-up a pixel instead of three
     side = len(painting.haematoxylin)
@@ -80,7 +80,7 @@ def _develop(painting: Painting, stain: Stain) -> np.ndarray:
 
 
 def _reduce(level: np.ndarray) -> np.ndarray:
-    """The next level of the pyramid, again padded to whole tiles."""
+    """Reduce a level to the next one of the pyramid, again padded to whole tiles."""
     pixels = len(level) // REDUCTION
     small = cv2.resize(level, (pixels, pixels), interpolation=cv2.INTER_AREA)
     pad = _whole_tiles(pixels) - pixels
@@ -92,7 +92,7 @@ def _whole_tiles(pixels: int) -> int:
 
 
 def _tiles(level: np.ndarray) -> Iterator[bytes]:
-    """The level's tiles as JPEG, row by row."""
+    """Encode the level's tiles as JPEG, row by row."""
     glass = np.full_like(level[:TILE_PX, :TILE_PX], level[0, 0])
     glass_jpeg = _jpeg(glass)
     for y, x in np.ndindex(len(level) // TILE_PX, len(level) // TILE_PX):

@@ -15,8 +15,7 @@ import pytest
 import tifffile
 from scipy.stats import spearmanr
 
-from wsibench.cohort.simulation.histology import Morphology, paint
-from wsibench.cohort.simulation.simulate import (
+from wsibench.cohort.simulation.cohort import (
     CEILINGS,
     LATENTS,
     expected,
@@ -27,6 +26,7 @@ from wsibench.cohort.simulation.simulate import (
     simulate_patients,
     site_stain,
 )
+from wsibench.cohort.simulation.slides import Morphology, paint
 from wsibench.cohort.simulation.svs import write_svs
 from wsibench.core import SimulatedCohort, Study, StudyError, file_sha256
 
@@ -53,8 +53,8 @@ def checksums(study: Study) -> dict[str, str]:
 @pytest.fixture
 def biopsies(monkeypatch) -> None:
     """Slides of a tenth of the size, so that a cohort takes a second; in this process only."""
-    monkeypatch.setattr("wsibench.cohort.simulation.histology.GLASS_UM", 420.0)
-    monkeypatch.setattr("wsibench.cohort.simulation.histology.TISSUE_UM", 150.0)
+    monkeypatch.setattr("wsibench.cohort.simulation.slides.GLASS_UM", 420.0)
+    monkeypatch.setattr("wsibench.cohort.simulation.slides.TISSUE_UM", 150.0)
     monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
@@ -203,9 +203,10 @@ def test_a_cohort_is_left_whole_and_current(data_root):
     expression = anndata.read_h5ad(study.truth / "expression.h5ad")
     assert list(expression.obs_names) == list(latents.patient_id)
     assert set(slides.patient_id) == set(latents.patient_id)
+    mpps = {plan.slide_id: plan.slide_mpp for plan in plan_slides(study.cohort, simulate_patients(study.cohort))}
     for row in slides.itertuples():
         with openslide.OpenSlide(study.truth / row.path) as slide:
-            assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == row.mpp
+            assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == mpps[row.slide_id]
 
 
 @pytest.mark.usefixtures("biopsies")
@@ -245,7 +246,7 @@ def test_a_slide_that_cannot_be_written_stops_the_run(data_root):
 
 
 RUN = (
-    "from wsibench.cohort.simulation.simulate import simulate; from wsibench.core import Study; "
+    "from wsibench.cohort.simulation.cohort import simulate; from wsibench.core import Study; "
     "simulate(Study.load('small'))"
 )
 

@@ -9,7 +9,7 @@ from skimage.color import rgb2hed
 from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 
-from wsibench.cohort.simulation.histology import GLASS_UM, Morphology, Painting, Stain, paint
+from wsibench.cohort.simulation.slides import GLASS_UM, Morphology, Painting, Stain, paint
 
 AVERAGE = Morphology(nuclei_per_mm2=6500, nucleus_um=3.3, hot_spots=0.035, stroma=0.45)
 STAIN = Stain((0.56, 0.72, 0.41), (0.22, 0.80, 0.56), (244, 243, 245))

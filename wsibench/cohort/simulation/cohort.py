@@ -1,6 +1,6 @@
-"""A cohort of synthetic H&E slides whose morphology drives expression, with the truth beside it.
+"""Simulate a cohort of H&E slides whose morphology determines expression, and keep the truth beside it.
 
-Every patient has four latent traits.  They shape the tissue that `wsibench.cohort.simulation.histology` paints, and
+Every patient has four latent traits.  They shape the tissue that `wsibench.cohort.simulation.slides` paints, and
 groups of genes follow each of them as closely as a known Spearman correlation allows.
 """
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from wsibench.cohort.simulation.histology import Morphology, Stain, paint
+from wsibench.cohort.simulation.slides import Morphology, Stain, paint
 from wsibench.cohort.simulation.svs import write_svs
 from wsibench.core import Artefact, SimulatedCohort, Study, make_key, parallel_map, writing
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FORMAT = 1
+FORMAT = 2
 LATENTS = {"nuclear_density": "ND", "nuclear_size": "NS", "lymphocytes": "LY", "stroma": "ST"}
-"""Standard normal traits of a patient, independent of each other and of the site, and what their genes are called."""
+"""Standard normal traits of a patient, independent of each other and of the site, and the prefixes of their genes."""
 CEILINGS = (0.3, 0.5, 0.8)
 """Spearman correlations with their latent that groups of genes attain at best."""
 GENES_PER_GROUP, SITE_GENES, NULL_GENES = 25, 40, 400
@@ -41,7 +41,7 @@ _SITES, _PATIENTS, _SLIDES, _EXPRESSION = range(4)
 
 @dataclass(frozen=True)
 class SlidePlan:
-    """What one slide is to show."""
+    """Morphology, stain and resolution of one slide."""
 
     slide_id: str
     patient_id: str
@@ -53,58 +53,50 @@ class SlidePlan:
 
 
 def simulate(study: Study) -> None:
-    """Make what is due of the slides and the truth.
+    """Write the slides and tables of a simulated cohort that are due.
 
-    Leaves ``slides/<slide_id>.svs``, ``truth/slides.csv``, ``truth/latents.csv`` (the latents are
-    what the `oracle` predicts from) and ``truth/expression.h5ad``.
+    Leaves ``slides/<slide_id>.svs``, ``truth/slides.csv``, ``truth/latents.csv`` (from which the control
+    `oracle` predicts) and ``truth/expression.h5ad``.
 
     Raises
     ------
     OSError
-        When a slide cannot be written: a simulated cohort has no excuse for an incomplete one.
+        When a slide cannot be written.
     """
-    cohort, patients, plans = _plan(study)
-    artefacts = _slide_artefacts(study, plans)
-    due = [(artefact, plan) for artefact, plan in zip(artefacts, plans, strict=True) if artefact.due()]
-    parallel_map(_make_slide, due, label="01 slides")
-    write: dict[str, Callable[[Path], None]] = {
-        "slides.csv": lambda path: _slide_table(plans, patients).to_csv(path, index=False),
+    cohort = study.cohort
+    patients = simulate_patients(cohort)
+    plans = plan_slides(cohort, patients)
+    write: dict[str, Callable[[Path], object]] = {
+        "slides.csv": lambda path: _sample_table(plans, patients).to_csv(path, index=False),
         "latents.csv": lambda path: patients[["site", *LATENTS]].to_csv(path),
         "expression.h5ad": lambda path: simulate_expression(cohort, patients).write_h5ad(path),
     }
-    for artefact in _truth_artefacts(study):
+    tables, slides = _artefacts(study, plans)
+    due = [(artefact, plan) for artefact, plan in zip(slides, plans, strict=True) if artefact.due()]
+    parallel_map(_write_slide, due, label="01 slides")
+    for artefact in tables:
         if artefact.due():
             with writing(artefact) as temporary:
                 write[artefact.path.name](temporary)
 
 
 def expected(study: Study) -> list[Artefact]:
-    """The slides and the truth that `simulate` is to leave."""
-    _, _, plans = _plan(study)
-    return _slide_artefacts(study, plans) + _truth_artefacts(study)
+    """List the slides and tables that `simulate` leaves."""
+    tables, slides = _artefacts(study, plan_slides(study.cohort, simulate_patients(study.cohort)))
+    return slides + tables
 
 
-def _plan(study: Study) -> tuple[SimulatedCohort, pd.DataFrame, list[SlidePlan]]:
-    cohort = study.cohort
-    patients = simulate_patients(cohort)
-    return cohort, patients, plan_slides(cohort, patients)
-
-
-def _slide_artefacts(study: Study, plans: list[SlidePlan]) -> list[Artefact]:
+def _artefacts(study: Study, plans: list[SlidePlan]) -> tuple[list[Artefact], list[Artefact]]:
     section = study.cohort.model_dump(mode="json")
-    return [
-        Artefact(study.slides / f"{plan.slide_id}.svs", make_key("simulate", FORMAT, [section, plan.slide_id]))
-        for plan in plans
-    ]
+    key = make_key("simulate", FORMAT, section)
+    tables = [Artefact(study.truth / name, key) for name in ("slides.csv", "latents.csv", "expression.h5ad")]
+    ids = [plan.slide_id for plan in plans]
+    slides = [Artefact(study.slides / f"{each}.svs", make_key("simulate", FORMAT, [section, each])) for each in ids]
+    return tables, slides
 
 
-def _truth_artefacts(study: Study) -> list[Artefact]:
-    key = make_key("simulate", FORMAT, study.cohort.model_dump(mode="json"))
-    return [Artefact(study.truth / name, key) for name in ("slides.csv", "latents.csv", "expression.h5ad")]
-
-
-def _stream(cohort: SimulatedCohort, *purpose: int) -> np.random.Generator:
-    """Random numbers of their own for each purpose, so that none depends on how many another draws."""
+def _generator(cohort: SimulatedCohort, *purpose: int) -> np.random.Generator:
+    """Random numbers separate for each purpose, so that none depends on the number of another's draws."""
     return np.random.default_rng(np.random.SeedSequence(cohort.seed, spawn_key=purpose))
 
 
@@ -116,10 +108,10 @@ def _sites(cohort: SimulatedCohort) -> list[str]:
 
 
 def simulate_patients(cohort: SimulatedCohort) -> pd.DataFrame:
-    """The patients: site, subtype, n_slides and latents, indexed by patient_id."""
+    """Draw the patients: site, subtype, n_slides and latents, indexed by patient_id."""
     from scipy.special import ndtri
 
-    rng = _stream(cohort, _PATIENTS)
+    rng = _generator(cohort, _PATIENTS)
     n = cohort.patients
     # A Latin hypercube: every latent takes each of n equal slices of its distribution once.
     slices = rng.permuted(np.tile(np.arange(n)[:, None], len(LATENTS)), axis=0)
@@ -136,8 +128,8 @@ def simulate_patients(cohort: SimulatedCohort) -> pd.DataFrame:
 
 
 def plan_slides(cohort: SimulatedCohort, patients: pd.DataFrame) -> list[SlidePlan]:
-    """What every slide is to show, and in which laboratory's stain."""
-    stains = {site: site_stain(_stream(cohort, _SITES, i)) for i, site in enumerate(_sites(cohort))}
+    """Plan the morphology, stain and resolution of every slide of the patients."""
+    stains = {site: site_stain(_generator(cohort, _SITES, i)) for i, site in enumerate(_sites(cohort))}
     scanners = dict(zip(_sites(cohort), SCANNERS * (cohort.sites // len(SCANNERS) + 1), strict=False))
     return [
         SlidePlan(
@@ -146,7 +138,7 @@ def plan_slides(cohort: SimulatedCohort, patients: pd.DataFrame) -> list[SlidePl
             site=patient.site,
             slide_mpp=scanners[patient.site],
             morphology=morphology(patient),
-            stain=_of_the_day(stains[patient.site], _stream(cohort, _SLIDES, i, number, 0)),
+            stain=_slide_stain(stains[patient.site], _generator(cohort, _SLIDES, i, number, 0)),
             seed=np.random.SeedSequence(cohort.seed, spawn_key=(_SLIDES, i, number, 1)),
         )
         for i, (patient_id, patient) in enumerate(patients.iterrows())
@@ -155,9 +147,9 @@ def plan_slides(cohort: SimulatedCohort, patients: pd.DataFrame) -> list[SlidePl
 
 
 def morphology(latents: pd.Series) -> Morphology:
-    """How the latents show in the tissue: each moves one physical quantity, in the range of real tissue.
+    """Translate latents into tissue: each changes one physical quantity, in the range of real tissue.
 
-    Hot spots follow theirs in a straight line, since the mean feature of a slide follows their share.
+    The share of hot spots is linear in its latent, since the mean feature of a slide follows that share.
     """
     return Morphology(
         nuclei_per_mm2=6500 * math.exp(0.22 * latents.nuclear_density),
@@ -168,58 +160,61 @@ def morphology(latents: pd.Series) -> Morphology:
 
 
 def site_stain(rng: np.random.Generator) -> Stain:
-    """A laboratory's stain: the vectors turned a little, each stain stronger or weaker."""
+    """Draw a laboratory's stain: the reference vectors turned slightly, each stain stronger or weaker."""
     vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.03, (2, 3))
     vectors *= np.exp(rng.normal(0, 0.1, (2, 1))) / np.linalg.norm(vectors, axis=1, keepdims=True)
     white = rng.uniform(238, 248) + rng.uniform(-2, 2, 3)
     return Stain(*(tuple(row) for row in np.vstack([vectors, white]).tolist()))
 
 
-def _of_the_day(stain: Stain, rng: np.random.Generator) -> Stain:
-    """A laboratory's stain as one slide got it."""
+def _slide_stain(stain: Stain, rng: np.random.Generator) -> Stain:
+    """Vary the strength of a laboratory's stain from slide to slide."""
     haematoxylin, eosin = np.exp(rng.normal(0, 0.03, (2, 1))) * [stain.haematoxylin, stain.eosin]
     return Stain(tuple(haematoxylin.tolist()), tuple(eosin.tolist()), stain.white)
 
 
-# What is left behind
+# Files
 
 
-def _make_slide(task: tuple[Artefact, SlidePlan]) -> None:
+def _write_slide(task: tuple[Artefact, SlidePlan]) -> None:
     artefact, plan = task
     with writing(artefact, slide_id=plan.slide_id, **asdict(plan.morphology)) as temporary:
-        write_svs(
-            temporary,
-            paint(plan.morphology, plan.slide_mpp, plan.seed),
-            plan.stain,
-            slide_mpp=plan.slide_mpp,
-            magnification=40 if plan.slide_mpp < 0.35 else 20,
-        )
+        painting = paint(plan.morphology, plan.slide_mpp, plan.seed)
+        magnification = 40 if plan.slide_mpp < 0.35 else 20
+        write_svs(temporary, painting, plan.stain, slide_mpp=plan.slide_mpp, magnification=magnification)
 
 
-def _slide_table(plans: list[SlidePlan], patients: pd.DataFrame) -> pd.DataFrame:
-    """slides.csv; its paths are relative to itself, as in any cohort's table of slides."""
-    return pd.DataFrame(
-        {
-            "slide_id": [plan.slide_id for plan in plans],
-            "patient_id": [plan.patient_id for plan in plans],
-            "site": [plan.site for plan in plans],
-            "subtype": [patients.subtype[plan.patient_id] for plan in plans],
-            "mpp": [plan.slide_mpp for plan in plans],
-            "path": [f"../slides/{plan.slide_id}.svs" for plan in plans],
-        }
-    )
+def _sample_table(plans: list[SlidePlan], patients: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the slides as in any cohort's table of slides; paths are relative to the table."""
+    rows = [
+        (plan.slide_id, plan.patient_id, plan.site, patients.subtype[plan.patient_id], f"../slides/{plan.slide_id}.svs")
+        for plan in plans
+    ]
+    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "site", "subtype", "path"])
 
 
 def simulate_expression(cohort: SimulatedCohort, patients: pd.DataFrame) -> "AnnData":
-    """Expression in the manner of log2 TPM, patients × genes, with `group` and `ceiling` in var.
+    """Simulate expression on the scale of log2 TPM.
 
     A gene that attains Spearman's ρ with a latent z is r·z + √(1 − r²)·noise with r = 2 sin(πρ/6),
-    which is Pearson's correlation of two normal variables whose Spearman correlation is ρ.  Whether
-    it rises or falls with z is drawn gene by gene.
+    which is Pearson's correlation of two normal variables whose Spearman correlation is ρ.  The sign
+    of the correlation is drawn gene by gene.
+
+    Parameters
+    ----------
+    cohort
+        The cohort's settings.
+    patients
+        From `simulate_patients`.
+
+    Returns
+    -------
+    AnnData
+        Patients × genes, float32; var has the group of each gene and its ceiling.
     """
     from anndata import AnnData
 
-    rng = _stream(cohort, _EXPRESSION)
+    rng = _generator(cohort, _EXPRESSION)
     n = len(patients)
     values, names, groups, ceilings = [], [], [], []
 

@@ -1,7 +1,7 @@
-"""Paint one synthetic H&E slide: glands, stroma, nuclei and lymphocyte hot spots on white glass.
+"""Paint a synthetic H&E slide: glands, stroma, nuclei and lymphocyte hot spots on white glass.
 
-A slide is painted as two maps, how much haematoxylin and how much eosin lies at each pixel, and
-turned into light by the Beer–Lambert law with the stain of its laboratory.  Everything is laid out
+A slide is painted as two maps, the amounts of haematoxylin and eosin at each pixel, and
+converted to colours by the Beer–Lambert law with the stain of its laboratory.  Everything is laid out
 in µm, so that one seed shows the same tissue at any resolution.  The constants in the drawing are
 µm or amounts of stain, chosen by eye against real breast and skin slides.
 """
@@ -19,11 +19,11 @@ TISSUE_UM = 560.0
 MARGIN_UM = 24.0
 """Least width of bare glass around it."""
 LAYOUT_UM = 2.0
-"""µm/px of the fields that say what is where; they are smooth, so this is fine enough."""
+"""µm/px of the layout fields; they are smooth, so this is fine enough."""
 TEXTURE_UM = 1.0
 """µm/px of fibres and cytoplasm; only nuclei are drawn at the slide's own resolution."""
 GLAND_UM = 95.0
-"""Spacing of the places where a gland may stand."""
+"""Spacing of possible glands."""
 FULL_H, FULL_E = 2.0, 1.6
 """Amount of each stain (optical density along its vector) that a map's 255 stands for."""
 WHOLE_PX = 16
@@ -34,7 +34,7 @@ ANGLES, VARIANTS = 16, 8
 
 @dataclass(frozen=True)
 class Morphology:
-    """What a piece of tissue is like."""
+    """Physical quantities of a piece of tissue."""
 
     nuclei_per_mm2: float
     """Epithelial nuclei per mm² of epithelium; stromal nuclei follow in proportion."""
@@ -58,9 +58,12 @@ class Stain:
     """Grey levels (R, G, B) of bare glass."""
 
     def colours(self) -> np.ndarray:
-        """uint8 (256, 256, 3): the colour of each pair of map values, haematoxylin first.
+        """Compute the colour of each pair of map values by the Beer–Lambert law.
 
-        Beer–Lambert: light is the glass's × 10^−(optical density).
+        Returns
+        -------
+        ndarray
+            uint8 (256, 256, 3), haematoxylin first.
         """
         amounts = np.arange(256)[:, None] / 255
         haematoxylin = amounts * FULL_H * np.array(self.haematoxylin)
@@ -70,7 +73,7 @@ class Stain:
 
 @dataclass(frozen=True)
 class Painting:
-    """How much stain lies at each pixel: two uint8 (side, side) maps, zero on glass."""
+    """Amounts of stain at each pixel: two uint8 (side, side) maps, zero on glass."""
 
     haematoxylin: np.ndarray
     eosin: np.ndarray
@@ -82,11 +85,16 @@ def paint(morphology: Morphology, slide_mpp: float, seed: np.random.SeedSequence
     Parameters
     ----------
     morphology
-        What the tissue is like.
+        Quantities of the tissue.
     slide_mpp
         µm/px of the painting.
     seed
-        Decides everything else; the same seed shows the same tissue at any resolution.
+        Determines everything else; the same seed gives the same tissue at any resolution.
+
+    Returns
+    -------
+    Painting
+        Amounts of both stains.
     """
     # A stream for each part, since how much the nuclei's bank draws depends on the resolution.
     parts = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, part)) for part in range(5)]
@@ -102,12 +110,12 @@ def paint(morphology: Morphology, slide_mpp: float, seed: np.random.SeedSequence
     return Painting(haematoxylin[:whole, :whole], eosin[:whole, :whole])
 
 
-# What is where
+# Layout
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """float32 (n, n) fields at `LAYOUT_UM`."""
+    """Fields of the tissue's layout, float32 (n, n) at `LAYOUT_UM`."""
 
     tissue: np.ndarray
     """0 on glass, 1 in tissue, soft at the border."""
@@ -123,6 +131,7 @@ class _Layout:
     """Coordinate (µm) that grows roughly along them."""
 
     def area_mm2(self, where: np.ndarray) -> float:
+        """Area (mm²) of a mask of the layout."""
         return np.count_nonzero(where) * (LAYOUT_UM / 1000) ** 2
 
 
@@ -150,7 +159,7 @@ def _lay_out(morphology: Morphology, rng: np.random.Generator) -> _Layout:
 
 
 def _piece(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A piece of tissue with an organic outline."""
+    """Draw a piece of tissue with an organic outline."""
     n = len(x)
     stretch = rng.uniform(0.94, 1.06)
     inward = TISSUE_UM - np.hypot(x * stretch, y / stretch)
@@ -160,7 +169,7 @@ def _piece(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _cells(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A bent Voronoi tessellation: µm to the cell's border, µm to its centre, a normal draw a cell."""
+    """Draw a distorted Voronoi tessellation: µm to the cell's border, µm to its centre, a normal draw a cell."""
     step = round(GLAND_UM / LAYOUT_UM)
     at = np.stack(np.mgrid[0 : n + step : step, 0 : n + step : step], -1).astype(float)
     at[::2, :, 1] += step / 2
@@ -187,7 +196,7 @@ def _cells(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _noise(rng: np.random.Generator, n: int, scale_um: float) -> np.ndarray:
-    """Smooth standardised noise, float32 (n, n) at `LAYOUT_UM`, with features of about `scale_um`."""
+    """Draw smooth standardised noise, float32 (n, n) at `LAYOUT_UM`, with features of about `scale_um`."""
     coarse = round(n * LAYOUT_UM / scale_um) + 3
     noise = cv2.resize(rng.standard_normal((coarse, coarse), np.float32), (n, n), interpolation=cv2.INTER_CUBIC)
     return (noise - noise.mean()) / noise.std()
@@ -197,7 +206,7 @@ def _noise(rng: np.random.Generator, n: int, scale_um: float) -> np.ndarray:
 
 
 def _background(layout: _Layout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Haematoxylin and eosin without nuclei, uint8 maps at `TEXTURE_UM`."""
+    """Paint haematoxylin and eosin without nuclei, uint8 maps at `TEXTURE_UM`."""
     n = round(GLASS_UM / TEXTURE_UM)
 
     def up(field: np.ndarray) -> np.ndarray:
@@ -225,7 +234,7 @@ def _as_map(amount: np.ndarray, full: float) -> np.ndarray:
 
 
 def _fibres(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Wavy collagen: a standardised texture of streaks, laid along the bent coordinates."""
+    """Draw wavy collagen: a standardised texture of streaks along the distorted coordinates."""
     side, pad = 512, 64
     texture = np.zeros((side, side), np.float32)
     for thick_um, long_um, weight in ((0.8, 7, 1.0), (2.2, 14, 0.8), (6, 30, 0.5)):
@@ -242,7 +251,7 @@ def _fibres(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class _Nuclei:
-    """What nuclei of one kind look like."""
+    """Appearance of nuclei of one kind."""
 
     radius_um: float
     """Radius of a disc of the mean area."""
@@ -253,13 +262,13 @@ class _Nuclei:
     haematoxylin: float
     """Amount of stain in the chromatin."""
     pallor: float
-    """Share of it that the inside lacks compared with the rim."""
+    """Share of it that the interior lacks compared with the rim."""
 
 
 def _epithelium(
     canvas: np.ndarray, layout: _Layout, morphology: Morphology, slide_mpp: float, rng: np.random.Generator
 ) -> None:
-    """Rings of oval vesicular nuclei near the basement membrane, pointing into the gland."""
+    """Add rings of oval vesicular nuclei near the basement membrane, pointing into the gland."""
     where = (layout.depth > 1) & (layout.lumen < -0.02) & (layout.hot_spot <= 0) & (layout.tissue > 0.9)
     weight = where * (np.exp(-(((layout.depth - 7) / 4.5) ** 2)) + 0.15)
     count = morphology.nuclei_per_mm2 * layout.area_mm2(where)
@@ -271,7 +280,7 @@ def _epithelium(
 def _fibroblasts(
     canvas: np.ndarray, layout: _Layout, morphology: Morphology, slide_mpp: float, rng: np.random.Generator
 ) -> None:
-    """Spindle-shaped nuclei along the collagen."""
+    """Add spindle-shaped nuclei along the collagen."""
     where = (layout.depth < -2) & (layout.tissue > 0.9)
     xy_um = _scatter(where, 0.22 * morphology.nuclei_per_mm2 * layout.area_mm2(where), 5.0, rng)
     kind = _Nuclei(0.78 * morphology.nucleus_um, spread=0.15, aspect=2.9, haematoxylin=1.0, pallor=0.15)
@@ -282,7 +291,7 @@ def _fibroblasts(
 def _lymphocytes(
     canvas: np.ndarray, layout: _Layout, morphology: Morphology, slide_mpp: float, rng: np.random.Generator
 ) -> None:
-    """Small dark round nuclei, packed in the hot spots; alike in all patients."""
+    """Add small dark round nuclei, packed in the hot spots; alike in all patients."""
     where = (layout.hot_spot > 0) & (layout.tissue > 0.9)
     xy_um = _scatter(where, 15_000 * layout.area_mm2(where), 5.2, rng)
     kind = _Nuclei(2.7, spread=0.07, aspect=1.1, haematoxylin=1.45, pallor=0.1)
@@ -291,7 +300,7 @@ def _lymphocytes(
 
 
 def _scatter(weight: np.ndarray, count: float, spacing_um: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw `count` places (x, y; µm) by `weight`, of a jittered hexagonal grid that keeps them apart."""
+    """Draw `count` positions (x, y; µm) by `weight` from a jittered hexagonal grid, which keeps a distance."""
     xy = np.stack(np.meshgrid(*(np.arange(0, GLASS_UM, s) for s in (spacing_um, spacing_um * math.sqrt(0.75)))), -1)
     xy[::2, :, 0] += spacing_um / 2
     xy = (xy + rng.uniform(-0.28, 0.28, xy.shape) * spacing_um).reshape(-1, 2)
@@ -303,20 +312,20 @@ def _scatter(weight: np.ndarray, count: float, spacing_um: float, rng: np.random
 
 
 def _at(field: np.ndarray, xy_um: np.ndarray) -> np.ndarray:
-    """Values of a layout field at places (x, y; µm)."""
+    """Look up a layout field at positions (x, y; µm)."""
     column, row = (xy_um.T / LAYOUT_UM).astype(int).clip(0, len(field) - 1)
     return field[row, column]
 
 
 def _direction(field: np.ndarray, xy_um: np.ndarray) -> np.ndarray:
-    """Angle (rad) in which a layout field rises fastest at each place."""
+    """Compute the direction (rad) of steepest ascent of a layout field at each position."""
     smooth = cv2.GaussianBlur(field, None, 3)
     dx, dy = (_at(cv2.Sobel(smooth, cv2.CV_32F, *order), xy_um) for order in ((1, 0), (0, 1)))
     return np.arctan2(dy, dx)
 
 
 def _bank(kind: _Nuclei, slide_mpp: float, rng: np.random.Generator) -> np.ndarray:
-    """Nuclei to stamp, uint8 (ANGLES, VARIANTS, px, px): dented ovals with a rim, clumps and nucleoli."""
+    """Draw a bank of nuclei, uint8 (ANGLES, VARIANTS, px, px): dented ovals with a rim, clumps and nucleoli."""
     each = (ANGLES, VARIANTS, 1, 1)
     radius = kind.radius_um * np.exp(kind.spread * rng.standard_normal(each, np.float32))
     stretch = np.sqrt(kind.aspect * np.exp(0.12 * rng.standard_normal(each, np.float32)))
@@ -345,7 +354,7 @@ def _bank(kind: _Nuclei, slide_mpp: float, rng: np.random.Generator) -> np.ndarr
 def _stamp(
     canvas: np.ndarray, kind: _Nuclei, slide_mpp: float, xy_um: np.ndarray, angles: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Stamp a nucleus of about the wanted angle at each place, where it is darker than what lies there."""
+    """Stamp a nucleus of about the wanted angle at each position, where it is darker than the canvas."""
     variants = rng.integers(VARIANTS, size=len(xy_um))
     bank = _bank(kind, slide_mpp, rng)
     px = bank.shape[-1]

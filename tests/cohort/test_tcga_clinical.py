@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from wsibench.cohort.gdc.clinical import coverage, read_clinical
+from wsibench.cohort.clinical import read_tcga_clinical, tcga_coverage
 from wsibench.core import CohortError
 
 # The headers are those of the real exports; the patients are invented.
@@ -76,30 +76,30 @@ def written(tmp_path: Path, name: str, text: str) -> Path:
     ],
 )
 def test_exports_are_understood(tmp_path: Path, name: str, text: str, known: dict[str, str]) -> None:
-    row = read_clinical(written(tmp_path, name, text)).loc["TCGA-3C-AALI"]
+    row = read_tcga_clinical(written(tmp_path, name, text)).loc["TCGA-3C-AALI"]
     assert row[row != ""].to_dict() == known
 
 
 def test_unknown_is_empty_whatever_it_is_called(tmp_path: Path) -> None:
-    view = read_clinical(written(tmp_path, "view.tsv", CBIOPORTAL_VIEW))
+    view = read_tcga_clinical(written(tmp_path, "view.tsv", CBIOPORTAL_VIEW))
     assert view.loc["TCGA-BH-A18V", "subtype"] == ""
-    gdc = read_clinical(written(tmp_path, "clinical.tsv", GDC_CLINICAL))
+    gdc = read_tcga_clinical(written(tmp_path, "clinical.tsv", GDC_CLINICAL))
     assert (gdc.loc["TCGA-BH-A18V"] == "").all()
-    legacy = read_clinical(written(tmp_path, "legacy.tsv", FIREHOSE))
+    legacy = read_tcga_clinical(written(tmp_path, "legacy.tsv", FIREHOSE))
     assert legacy.loc["TCGA-BH-A18V", "her2"] == "Equivocal"
     assert legacy.loc["TCGA-3C-AALI", "pr"] == ""
 
 
 def test_the_primary_tumours_row_counts(tmp_path: Path) -> None:
-    table = read_clinical(written(tmp_path, "coldata.csv", TCGABIOLINKS_COLDATA))
+    table = read_tcga_clinical(written(tmp_path, "coldata.csv", TCGABIOLINKS_COLDATA))
     assert table.loc["TCGA-BH-A18V", "subtype"] == "Basal"
     uuids = TCGABIOLINKS_COLDATA.replace("barcode,patient", "sample_id,patient").replace("TCGA-BH-A18V-01A", "1f2e-01")
-    assert read_clinical(written(tmp_path, "uuids.csv", uuids)).index.tolist() == ["TCGA-3C-AALI", "TCGA-BH-A18V"]
+    assert read_tcga_clinical(written(tmp_path, "uuids.csv", uuids)).index.tolist() == ["TCGA-3C-AALI", "TCGA-BH-A18V"]
 
 
 def test_coverage_is_of_the_cohort(tmp_path: Path) -> None:
-    table = read_clinical(written(tmp_path, "subtype.csv", TCGABIOLINKS_SUBTYPE))
-    shown = coverage(table, ["TCGA-3C-AAAU", "TCGA-3C-AALI", "TCGA-ZZ-0000"]).set_index("field")
+    table = read_tcga_clinical(written(tmp_path, "subtype.csv", TCGABIOLINKS_SUBTYPE))
+    shown = tcga_coverage(table, ["TCGA-3C-AAAU", "TCGA-3C-AALI", "TCGA-ZZ-0000"]).set_index("field")
     assert shown.loc["subtype", ["column", "known", "of"]].tolist() == ["BRCA_Subtype_PAM50", 2, 3]
     assert shown.loc["subtype", "values"] == "LumA 1, Her2 1"
     assert shown.loc["age_years", "values"] == "median 52, 50 to 55"
@@ -108,17 +108,17 @@ def test_coverage_is_of_the_cohort(tmp_path: Path) -> None:
 
 def test_what_is_no_clinical_table(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="no clinical table"):
-        read_clinical(tmp_path / "none.tsv")
+        read_tcga_clinical(tmp_path / "none.tsv")
     with pytest.raises(CohortError, match=r"no column of TCGA patients.*it has a, b.*patient_id"):
-        read_clinical(written(tmp_path, "x.csv", "a,b\n1,2\n"))
+        read_tcga_clinical(written(tmp_path, "x.csv", "a,b\n1,2\n"))
     with pytest.raises(CohortError, match="cannot be read"):
-        read_clinical(written(tmp_path, "empty.tsv", ""))
+        read_tcga_clinical(written(tmp_path, "empty.tsv", ""))
 
 
 @pytest.mark.real
 def test_the_real_subtypes(real_data: Path) -> None:
     patients = pd.read_csv(real_data / "tcga_brca" / "patients.csv")
-    table = read_clinical(real_data / "tcga_brca" / "patients.csv")
+    table = read_tcga_clinical(real_data / "tcga_brca" / "patients.csv")
     counts = table["subtype"][table["subtype"] != ""].value_counts().to_dict()
     assert counts == patients["pam50"].value_counts().to_dict()
     assert set(counts) <= {"LumA", "LumB", "Basal", "Her2", "Normal"}

@@ -1,0 +1,4 @@
+from .cohort import (
+    expected as expected,
+    simulate as simulate,
+)
