@@ -9,22 +9,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any, ParamSpec
 
 import pandas as pd
 
 from wsibench.core import Artefact, Study, WsibenchError, inline_image, make_key, meta_path, read_meta, writing
 from wsibench.figures import style
 from wsibench.figures.inputs import Inputs
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from wsibench.figures.style import Figure
 
 P = ParamSpec("P")
 
 FORMAT = 2
-MODULES = ("leaderboard", "robustness", "genes", "training", "slides", "cohort")
-"""Modules of this folder that hold figures, in the order of the report."""
+# Modules of this folder that hold figures, in the order of the report.
+MODULES = ("leaderboard", "robustness", "genes", "sets", "training", "slides", "cohort")
 _ENTRIES: list["Entry"] = []
 
 
@@ -32,17 +30,13 @@ _ENTRIES: list["Entry"] = []
 class Entry:
     """Record of one figure."""
 
-    name: str
-    """Name of the function and of the files."""
+    name: str  # of the function and of the files
     title: str
     caption: str
-    function: Callable[..., "Figure"]
-    inputs: tuple[str, ...]
-    """Names of `wsibench.figures.inputs.SOURCES`, which are the positional arguments of the function."""
-    applies: Callable[[Inputs], bool]
-    """Condition beyond the presence of all inputs."""
-    options: Callable[[Inputs], dict[str, Any]]
-    """Keyword arguments of the function."""
+    function: Callable[..., Figure]
+    inputs: tuple[str, ...]  # names of `SOURCES`: the arguments of the function, unless `arguments` gives them
+    applies: Callable[[Inputs], bool]  # beyond the presence of all inputs
+    arguments: Callable[[Inputs], dict[str, Any]] | None
 
     def files(self, study: Study) -> list[Path]:
         """Paths of PDF, PNG and CSV."""
@@ -58,9 +52,11 @@ class Entry:
         key = make_key("figures", FORMAT, {"figure": self.name, "study_key": inputs.study.key}, made_from)
         return [Artefact(path, key) for path in self.files(inputs.study)]
 
-    def draw(self, inputs: Inputs) -> "Figure":
+    def draw(self, inputs: Inputs) -> Figure:
         """Load the inputs and draw."""
-        return self.function(*(inputs[name] for name in self.inputs), **self.options(inputs))
+        if self.arguments is not None:
+            return self.function(**self.arguments(inputs))
+        return self.function(*(inputs[name] for name in self.inputs))
 
 
 def figure(
@@ -68,8 +64,8 @@ def figure(
     caption: str,
     *inputs: str,
     applies: Callable[[Inputs], bool] = lambda inputs: True,
-    options: Callable[[Inputs], dict[str, Any]] = lambda inputs: {},
-) -> Callable[[Callable[P, "Figure"]], Callable[P, "Figure"]]:
+    arguments: Callable[[Inputs], dict[str, Any]] | None = None,
+) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
     """Add a drawing function to the catalogue, and let it draw in the house style.
 
     Parameters
@@ -79,12 +75,12 @@ def figure(
     caption
         Instructions for reading the figure.
     *inputs
-        Names of `wsibench.figures.inputs.SOURCES`, in the order of the function's positional arguments.
-        The figure applies to a study that has all of them.
+        Names of `wsibench.figures.inputs.SOURCES`, in the order of the function's arguments. The figure applies to
+        a study that has all of them.
     applies
         Further condition.
-    options
-        Keyword arguments that the function gets for a study.
+    arguments
+        Keyword arguments of the function for a study, in place of `inputs`.
 
     Returns
     -------
@@ -92,16 +88,16 @@ def figure(
         A decorator.
     """
 
-    def decorate(function: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
+    def decorate(function: Callable[P, Figure]) -> Callable[P, Figure]:
         @wraps(function)
-        def draw(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
             with style.house_style():
                 fig = function(*args, **kwargs)
                 # Ticks are made when first drawn, and take the settings of that moment.
                 fig.draw_without_rendering()
             return fig
 
-        _ENTRIES.append(Entry(function.__name__, title, caption, draw, inputs, applies, options))
+        _ENTRIES.append(Entry(function.__name__, title, caption, draw, inputs, applies, arguments))
         return draw
 
     return decorate

@@ -1,18 +1,16 @@
 """Figures of the cohort: patients by site and subtype, slides per patient, and maps of the mean features."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from wsibench.figures.catalogue import figure
-from wsibench.figures.style import COLUMN_MM, MUTED, OTHER_COLOURS, PAGE_MM, describe, new_figure, percent
+from wsibench.figures.style import COLUMN_MM, MUTED, OTHER_COLOURS, PAGE_MM, Axes, Figure, describe, new_figure, percent
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MAX_SITES, MAX_GROUPS = 40, 8
 OTHERS, UNKNOWN = "others", "unknown"
@@ -36,7 +34,7 @@ def group_colours(labels: pd.Series) -> dict[str, str]:
     "Patients per site, by subtype, and slides per patient.",
     "cohort",
 )
-def cohort_overview(slides: pd.DataFrame) -> "Figure":
+def cohort_overview(slides: pd.DataFrame) -> Figure:
     """Patients per site, stacked by subtype, beside the number of slides per patient.
 
     Parameters
@@ -74,7 +72,7 @@ def _patients_and_sites(patients: pd.DataFrame) -> str:
     return f"{text}, {n_unknown} of them of unknown site" if n_unknown else text
 
 
-def _by_site(ax: "Axes", patients: pd.DataFrame) -> None:
+def _by_site(ax: Axes, patients: pd.DataFrame) -> None:
     sizes = patients["site"].value_counts()
     order = sorted(sizes.index, key=lambda site: (-sizes[site], site))
     shown = order[:MAX_SITES]
@@ -100,16 +98,18 @@ def _by_site(ax: "Axes", patients: pd.DataFrame) -> None:
     "First two principal components of the standardised mean features of each encoder, one dot a patient. Patients "
     "that cluster by site indicate differences of stain and scanner.",
     "benchmark",
-    options=lambda inputs: {"colour": "external" if "external" in inputs["benchmark"].obs else "site"},
+    arguments=lambda inputs: {
+        "benchmark": inputs["benchmark"],
+        "colour": "external" if "external" in inputs["benchmark"].obs else "site",
+    },
 )
 def feature_map(
     benchmark: "AnnData",
     encoders: str | Sequence[str] | None = None,
     *,
     colour: str = "site",
-    basis: Literal["pca", "umap"] = "pca",
-) -> "Figure":
-    """Map of the patients by their mean features, one panel an encoder.
+) -> Figure:
+    """First two principal components of the patients' mean features, one panel an encoder.
 
     Parameters
     ----------
@@ -119,8 +119,6 @@ def feature_map(
         One name of obsm or several; all competitors unless given.
     colour
         Column of obs that colours the patients: site, subtype or external.
-    basis
-        Method; ``umap`` takes half a minute the first time, while numba compiles.
     """
     encoders = benchmark.uns["wsibench"]["encoders"] if encoders is None else encoders
     names = [encoders] if isinstance(encoders, str) else list(encoders)
@@ -135,7 +133,7 @@ def feature_map(
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
     frames, shares = [], []
     for ax, name in zip(axes, names, strict=False):
-        places, axis_names = _embed(benchmark.obsm[name], basis)
+        places, axis_names = _components(benchmark.obsm[name])
         for label, value in colours.items():
             ax.plot(*places[labels == label].T, "o", color=value, ms=2.5, mew=0, alpha=0.8, label=label)
         ax.set(title=name, xlabel=axis_names[0], ylabel=axis_names[1], xticks=[], yticks=[])
@@ -147,14 +145,14 @@ def feature_map(
         ax.remove()
     fig.legend(*axes[0].get_legend_handles_labels(), title=colour, loc="outside right upper", markerscale=1.4)
     alt = (
-        f"{basis.upper()} of the mean features of {benchmark.n_obs} patients, coloured by {colour}. "
+        f"Principal components of the mean features of {benchmark.n_obs} patients, coloured by {colour}. "
         f"Share of the variance on the map that lies between groups: {', '.join(shares)}."
     )
     return describe(fig, alt, pd.concat(frames, ignore_index=True)[["encoder", "patient_id", colour, "x", "y"]])
 
 
-def _embed(features: np.ndarray, basis: str) -> tuple[np.ndarray, list[str]]:
-    """Coordinates on the map, (n, 2), and names of the two axes."""
+def _components(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Coordinates of the patients, (n, 2), and names of the two axes."""
     import anndata
     import scanpy as sc
 
@@ -162,10 +160,6 @@ def _embed(features: np.ndarray, basis: str) -> tuple[np.ndarray, list[str]]:
     features = np.asarray(features, np.float32)
     adata = anndata.AnnData(features[:, features.std(axis=0) > 0])
     sc.pp.scale(adata)
-    if basis == "umap":
-        sc.pp.neighbors(adata, use_rep="X", random_state=0)
-        sc.tl.umap(adata, random_state=0)
-        return adata.obsm["X_umap"], ["UMAP 1", "UMAP 2"]
     sc.pp.pca(adata, n_comps=2, random_state=0)
     shares = adata.uns["pca"]["variance_ratio"]
     return adata.obsm["X_pca"], [f"PC {i + 1} ({percent(share)} of the variance)" for i, share in enumerate(shares)]

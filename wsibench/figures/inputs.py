@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +14,8 @@ from wsibench.figures.rows import in_order
 from wsibench.figures.style import palette, primary_scheme, probe_name, scheme_name
 from wsibench.ranking import leaderboard as ranking, permutation as null, site_predictability as sites
 
-Keys = list[str] | None
-"""Artefact keys; None where the study does not have the input."""
-
-MAX_SLIDES, MAX_GALLERY = 12, 6
-"""Slides of the overview, and of the gallery of tiles."""
+Keys = list[str] | None  # artefact keys; None where the study does not have the input
+MAX_SLIDES, MAX_GALLERY = 12, 6  # slides of the overview, and of the gallery of tiles
 UNITS = {"log2_tpm": "log2 TPM", "log2_cpm": "log2 CPM", "zscore": "z-score", "as_is": "unit of the table"}
 
 
@@ -92,10 +88,6 @@ def _table(name: str) -> Source:
     return Source(lambda inputs: _ranked(inputs) if _ranked(inputs) and len(inputs[name]) else None, load)
 
 
-def _null(inputs: Inputs) -> pd.DataFrame | None:
-    return None if inputs["null_table"].empty else inputs["null_table"]
-
-
 def _permuted(inputs: Inputs) -> dict[tuple[str, str], Any]:
     """ρ under the permutation null of the genes that are scored, (permutations, genes), by encoder and probe."""
     genes = inputs["scores"].query("scheme == @inputs.scheme")["gene"].unique()
@@ -104,27 +96,19 @@ def _permuted(inputs: Inputs) -> dict[tuple[str, str], Any]:
     return {(fit.encoder, fit.probe): null.read_null(study, fit)[genes].to_numpy() for fit in fits}
 
 
-def _best_fit(inputs: Inputs) -> tuple[str, str]:
-    """Encoder and probe that head the leaderboard."""
-    return in_order(inputs["leaderboard"])[0][:2]
-
-
-def best_fit_options(inputs: Inputs) -> dict[str, str]:
-    """Labels and colour of the predictions of the first of the leaderboard."""
-    encoder, probe = _best_fit(inputs)
-    label = f"{encoder}, {probe_name(probe)}, {scheme_name(inputs.scheme)}"
-    return {"label": label, "unit": UNITS[inputs.study.expression.unit], "colour": palette([encoder])[encoder]}
-
-
-def _best_rho(inputs: Inputs) -> pd.Series:
-    by_fit = inputs["scores"].set_index(["scheme", "encoder", "probe", "gene"])["rho"]
-    return by_fit[inputs.scheme, *_best_fit(inputs)]
-
-
-def _best_predictions(inputs: Inputs) -> Any:
+def best_predictions(inputs: Inputs) -> dict[str, Any]:
+    """Arguments for a figure of the predictions of the encoder and probe that head the leaderboard."""
     import anndata
 
-    return anndata.read_h5ad(inputs.study.predictions_h5ad(inputs.scheme, *_best_fit(inputs)))
+    encoder, probe, _ = in_order(inputs["leaderboard"])[0]
+    return {
+        "predictions": anndata.read_h5ad(inputs.study.predictions_h5ad(inputs.scheme, encoder, probe)),
+        "benchmark": inputs["benchmark"],
+        "rho": inputs["scores"].set_index(["scheme", "encoder", "probe", "gene"])["rho"][inputs.scheme, encoder, probe],
+        "label": f"{encoder}, {probe_name(probe)}, {scheme_name(inputs.scheme)}",
+        "unit": UNITS[inputs.study.expression.unit],
+        "colour": palette([encoder])[encoder],
+    }
 
 
 def _attending(inputs: Inputs) -> list[str]:
@@ -157,60 +141,64 @@ def _attention_encoder(inputs: Inputs) -> str:
     return next(encoder for encoder, probe, _ in board if probe == "abmil" and encoder != FUSION)
 
 
-def attention_options(inputs: Inputs) -> dict[str, str]:
-    """Label of the attention that is shown."""
-    names = [_attention_encoder(inputs), probe_name("abmil"), scheme_name(inputs.scheme)]
-    return {"label": ", ".join(names)}
-
-
-def _attention(inputs: Inputs) -> pd.DataFrame:
+def _attended(inputs: Inputs) -> pd.DataFrame:
+    """Row of cohort.csv of the first slide with tiles, a file and attention; empty where there is none."""
     path = inputs.study.attention_parquet(inputs.scheme, _attention_encoder(inputs), "abmil")
-    return pd.read_parquet(path)
+    slides, attended = inputs["tiled"], pd.read_parquet(path, columns=["slide_id"])["slide_id"].unique()
+    return slides[slides["slide_id"].isin(attended)].head(1)
 
 
-def _shown(study: Study, n: int) -> pd.DataFrame:
-    """Rows of cohort.csv of at most `n` slides that have tiles and a file, one a site before any site has two.
+def shown_attention(inputs: Inputs) -> dict[str, Any]:
+    """Arguments for a figure of the attention on one slide."""
+    encoder = _attention_encoder(inputs)
+    ((path, tiles),) = _tiles(inputs.study, inputs["attended"]).items()
+    attention = pd.read_parquet(inputs.study.attention_parquet(inputs.scheme, encoder, "abmil"))
+    label = f"{encoder}, {probe_name('abmil')}, {scheme_name(inputs.scheme)}"
+    return {"path": path, "tiles": tiles, "attention": attention, "label": label}
+
+
+def _tiled(inputs: Inputs) -> pd.DataFrame:
+    """Rows of cohort.csv of the slides that have tiles and a file, one a site before any site has two.
 
     Raises
     ------
     NotReady
         When no slide has been tiled and none has failed either.
     """
+    study = inputs.study
     if tiling.not_applicable(study):
         return pd.DataFrame()
     rows = cohort.read_cohort(study).set_index("slide_id", drop=False).loc[tiling.tiled_slides(study)]
     if rows.empty and not read_failures(study.failures_csv):
         raise NotReady(f"No slide of {study.name} has been tiled.", "Run 02_tiling.")
-    order = rows.groupby("site", sort=False).cumcount().sort_values(kind="stable").index
-    return rows.loc[list(islice((slide for slide in order if Path(rows.loc[slide, "path"]).exists()), n))]
-
-
-def _tiles(study: Study, slide_id: str, *, dropped: bool = False) -> pd.DataFrame:
-    return tiling.read_tiles(study.tiles_parquet(slide_id), dropped=dropped)
+    rows = rows.loc[rows.groupby("site", sort=False).cumcount().sort_values(kind="stable").index]
+    return rows[[Path(path).exists() for path in rows["path"]]]
 
 
 def _slides(n: int, least: int, load: Callable[[Study, pd.DataFrame], Any]) -> Source:
-    """Something of at most `n` slides; a study with fewer than `least` of them does not have it."""
+    """Something of at most `n` slides that are at hand; a study with fewer than `least` does not have it."""
 
     def keys(inputs: Inputs) -> Keys:
-        shown = _shown(inputs.study, n)
-        paths = [inputs.study.tiles_parquet(slide) for slide in shown.index]
-        return [key_at(path) for path in paths] if len(shown) >= least else None
+        paths = [inputs.study.tiles_parquet(slide) for slide in inputs["tiled"].index[:n]]
+        return [key_at(path) for path in paths] if len(paths) >= least else None
 
-    return Source(keys, lambda inputs: load(inputs.study, _shown(inputs.study, n)))
+    return Source(keys, lambda inputs: load(inputs.study, inputs["tiled"].head(n)))
+
+
+def _tiles(study: Study, slides: pd.DataFrame, *, dropped: bool = False) -> dict[str, pd.DataFrame]:
+    """Tiles of each slide, by path."""
+    read = tiling.read_tiles
+    return {path: read(study.tiles_parquet(slide), dropped=dropped) for slide, path in slides["path"].items()}
 
 
 SOURCES = {
     **{name: _table(name) for name in ("differences", "spread", "adjusted", "sets", "targets", "groups", "measures")},
     **{name: _table(name) for name in ("rank_frequencies", "sites", "leaderboard")},
-    "null_table": Source(_ranked, lambda inputs: ranking.read(inputs.study, "null")),
-    "null": Source(_ranked, _null),
+    "null": Source(_ranked, lambda inputs: ranking.read(inputs.study, "null")),
     "scores": Source(_ranked, lambda inputs: pd.read_parquet(inputs.study.scores_parquet)),
     "permuted": Source(_ranked, _permuted),
-    "best_predictions": Source(_ranked, _best_predictions),
-    "best_rho": Source(_ranked, _best_rho),
     "curves": Source(_with_attention, _curves),
-    "attention": Source(lambda inputs: inputs.keys("leaderboard") and _with_attention(inputs), _attention),
+    "attended": Source(lambda inputs: inputs.keys("leaderboard") and _with_attention(inputs), _attended),
     "benchmark": Source(
         lambda inputs: inputs.stage(assembly), lambda inputs: assembly.read_benchmark(inputs.study.benchmark_h5ad)
     ),
@@ -218,13 +206,11 @@ SOURCES = {
         lambda inputs: None if cohort.not_applicable(inputs.study) else [key_at(inputs.study.cohort_csv)],
         lambda inputs: cohort.read_cohort(inputs.study),
     ),
-    "slide_path": _slides(1, 1, lambda study, rows: rows["path"].iloc[0]),
-    "slide_tiles": _slides(1, 1, lambda study, rows: _tiles(study, rows.index[0], dropped=True)),
-    "gallery": _slides(
-        MAX_GALLERY, 1, lambda study, rows: {path: _tiles(study, slide) for slide, path in rows["path"].items()}
-    ),
+    "tiled": Source(lambda inputs: None, _tiled),
+    "slide_path": _slides(1, 1, lambda study, slides: slides["path"].iloc[0]),
+    "slide_tiles": _slides(1, 1, lambda study, slides: next(iter(_tiles(study, slides, dropped=True).values()))),
+    "gallery": _slides(MAX_GALLERY, 1, _tiles),
     "thumbnails": _slides(
-        MAX_SLIDES, 2, lambda study, rows: tiling.thumbnails(rows, study.tiles.slide_mpp, study.tiles.tile_um)
+        MAX_SLIDES, 2, lambda study, slides: tiling.thumbnails(slides, study.tiles.slide_mpp, study.tiles.tile_um)
     ),
 }
-"""Every input by name."""

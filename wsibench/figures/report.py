@@ -17,7 +17,7 @@ from wsibench.ranking import caveats, leaderboard as ranking
 FORMAT = 5
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT = TEMPLATES / "report.html.j2"
-STAGES = {
+STAGES = {  # module of each notebook
     "01_cohort": "cohort.build",
     "02_tiling": "tiling",
     "03_embedding": "embedding",
@@ -26,9 +26,7 @@ STAGES = {
     "06_ranking": "ranking.leaderboard",
     "07_figures": "figures",
 }
-"""Notebook and module of each stage."""
-MAX_FAILURES = 50
-"""Failures listed on the page; failures.csv holds all."""
+MAX_FAILURES = 50  # rows on the page; failures.csv holds all
 MEANING = {
     "preserved-site": "new patients of new sites; the main result",
     "random-patient": "new patients of sites in the training data",
@@ -90,7 +88,12 @@ def _html(notebook: Path) -> str:
 def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    options: dict[str, Any] = {
+        "autoescape": True,
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
     environment = Environment(loader=FileSystemLoader(TEMPLATES), **options)
     environment.filters["percent"] = percent
     environment.filters["number"] = number

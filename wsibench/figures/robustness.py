@@ -1,41 +1,16 @@
 """Figures of what else moves the score: covariates, patients, splits and seeds, and the site."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
+from wsibench.figures import style
 from wsibench.figures.catalogue import figure
 from wsibench.figures.rows import PAIR, Rows, primary, remark
-from wsibench.figures.style import (
-    INK,
-    MUTED,
-    PAGE_MM,
-    describe,
-    handle,
-    heading,
-    interval,
-    legend,
-    new_figure,
-    number,
-    percent,
-    probe_marker,
-    probe_name,
-    probe_order,
-    scheme_name,
-    short_number,
-)
+from wsibench.figures.style import INK, MUTED, PAGE_MM, Axes, Figure, number, probe_name, scheme_name
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-MAX_ROWS = 36
-"""Pairs of encoder and probe beyond which only each encoder's best is drawn."""
-MIN_RHO = 0.05
-"""Mean ρ below which a share of it is meaningless."""
-MAX_ABREAST = 7
-"""Panels beside each other."""
+MAX_ROWS = 36  # pairs of encoder and probe beyond which only each encoder's best is drawn
+MIN_RHO = 0.05  # mean ρ below which a share of it is meaningless
+MAX_ABREAST = 7  # panels beside each other
 PARTS = {"sd_patients": "patients", "sd_splits": "splits", "sd_seeds": "seeds"}
 
 
@@ -46,7 +21,7 @@ PARTS = {"sd_patients": "patients", "sd_splits": "splits", "sd_seeds": "seeds"}
     "spread",
     "leaderboard",
 )
-def spread(table: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figure":
+def spread(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     """SD of the mean ρ over patients, splits and seeds, side by side.
 
     Parameters
@@ -62,21 +37,25 @@ def spread(table: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figure":
     part = rows.among(part)
     by = part.set_index(PAIR)
     shown = [column for column in PARTS if part[column].notna().any()]
-    fig = new_figure(PAGE_MM, 22 + rows.pitch_mm * len(rows.pairs))
+    fig = style.new_figure(PAGE_MM, 22 + rows.pitch_mm * len(rows.pairs))
     axes = fig.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
     rows.set_axes(axes)
     for ax, column in zip(axes, shown, strict=True):
         for pair, height in rows.heights.items():
             value = by[column].get(pair, np.nan)
-            remark(ax, "–" if np.isnan(value) else short_number(value, 4), height)
+            remark(ax, "–" if np.isnan(value) else style.short_number(value, 4), height)
             if np.isfinite(value):
                 ax.plot([0, value], [height, height], color=rows.colours[pair[0]], lw=1.1, solid_capstyle="butt")
                 rows.dot(ax, pair, value, height)
         ax.set(title=_counted(column, part), xlim=(0, None), xlabel="SD of the mean ρ")
         ax.locator_params(axis="x", nbins=4)
-    heading(fig, scheme_name(scheme))
-    legend(fig, rows.row_legend())
-    return describe(fig, _spread_alt(by, shown, rows, scheme), part)
+    style.heading(fig, scheme_name(scheme))
+    style.legend(fig, rows.row_legend())
+    texts = by[shown].apply(
+        lambda row: ", ".join(f"{PARTS[name]} {number(value, 4)}" for name, value in row.items()), 1
+    )
+    alt = f"Standard deviations of mean ρ by {scheme_name(scheme)}. {rows.spell(texts)}."
+    return style.describe(fig, alt.replace(" nan", " –"), part)
 
 
 def _counted(column: str, part: pd.DataFrame) -> str:
@@ -88,15 +67,6 @@ def _counted(column: str, part: pd.DataFrame) -> str:
     return f"{PARTS[column].capitalize()} ({counts})"
 
 
-def _spread_alt(by: pd.DataFrame, shown: list[str], rows: Rows, scheme: str) -> str:
-    values = []
-    for encoder, probe, _ in rows.pairs:
-        found = by.loc[(encoder, probe)]
-        parts = [f"{PARTS[column]} {number(found[column], 4)}" for column in shown if np.isfinite(found[column])]
-        values.append(f"{encoder} with {probe_name(probe)}: {', '.join(parts)}")
-    return f"Standard deviations of mean ρ by {scheme_name(scheme)}. {'; '.join(values)}."
-
-
 @figure(
     "Site predictability",
     "Left: balanced accuracy of predicting the site from the features, beside chance. Right: mean ρ by random-patient "
@@ -104,7 +74,7 @@ def _spread_alt(by: pd.DataFrame, shown: list[str], rows: Rows, scheme: str) -> 
     "sites",
     "leaderboard",
 )
-def site_predictability(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figure":
+def site_predictability(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     """Accuracy of predicting the site from the features, beside the loss of mean ρ on patients of new sites.
 
     Parameters
@@ -116,27 +86,32 @@ def site_predictability(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figu
     """
     rows = Rows.of(sites.assign(probe=""), leaderboard)
     loss = _loss(leaderboard, set(sites["encoder"]))
-    probes = sorted(loss["probe"].unique(), key=probe_order)
-    fig = new_figure(PAGE_MM, 20 + max(4.6, 2.2 * len(probes)) * len(rows.pairs))
+    probes = sorted(loss["probe"].unique(), key=style.probe_order)
+    fig = style.new_figure(PAGE_MM, 20 + max(4.6, 2.2 * len(probes)) * len(rows.pairs))
     axes = fig.subplots(1, 1 if loss.empty else 2, sharey=True, squeeze=False)[0]
     rows.set_axes(axes, [encoder for encoder, *_ in rows.pairs])
     for row in sites.itertuples():
         height, ends = rows.heights[row.encoder, ""], (row.ci_low, row.ci_high)
         axes[0].plot([row.chance, row.chance], [height - 0.4, height + 0.4], color=INK, lw=1)
         rows.dot(axes[0], (row.encoder, ""), row.balanced_accuracy, height, ends, marker="o")
-        remark(axes[0], interval(row.balanced_accuracy, *ends, digits=2), height)
+        remark(axes[0], style.interval(row.balanced_accuracy, *ends, digits=2), height)
     title = f"Prediction of {sites['n_sites'].max()} sites from the features"
     axes[0].set(title=title, xlabel="balanced accuracy (95 % interval)", xlim=(0, 1.03))
-    handles = [handle("chance", marker="|")]
+    handles = [style.handle("chance", marker="|")]
     if probes:
         _draw_loss(axes[1], rows, loss, probes)
-        handles += [handle(probe_name(probe), marker=probe_marker(probe)) for probe in probes]
+        handles += [style.handle(probe_name(probe), marker=style.probe_marker(probe)) for probe in probes]
     if rows.n_ranked < len(rows.pairs):
-        handles.append(handle("control", marker="o", face="white"))
-    legend(fig, handles)
+        handles.append(style.handle("control", marker="o", face="white"))
+    style.legend(fig, handles)
     # One row an encoder and probe, so that the file can be read without the leaderboard.
     data = sites if loss.empty else sites.merge(loss, on="encoder", how="left")
-    return describe(fig, _sites_alt(sites, loss, rows), data)
+    values = [f"{row.encoder} {row.balanced_accuracy:.2f} (chance {row.chance:.2f})" for row in sites.itertuples()]
+    alt = f"Balanced accuracy of predicting the site from the features: {'; '.join(values)}."
+    if probes:
+        lost = loss.groupby("encoder", sort=False)["rho_lost"].mean().items()
+        alt += f" Loss of mean ρ on new sites: {', '.join(f'{encoder} {number(value)}' for encoder, value in lost)}."
+    return style.describe(fig, alt, data)
 
 
 def _loss(leaderboard: pd.DataFrame, encoders: set[str]) -> pd.DataFrame:
@@ -148,22 +123,13 @@ def _loss(leaderboard: pd.DataFrame, encoders: set[str]) -> pd.DataFrame:
     return (by["random-patient"] - by["preserved-site"]).dropna().rename("rho_lost").reset_index()
 
 
-def _draw_loss(ax: "Axes", rows: Rows, loss: pd.DataFrame, probes: list[str]) -> None:
+def _draw_loss(ax: Axes, rows: Rows, loss: pd.DataFrame, probes: list[str]) -> None:
     shifts = dict(zip(probes, np.linspace(-0.3, 0.3, len(probes)) if len(probes) > 1 else [0.0], strict=True))
     for row in loss.itertuples():
         height = rows.heights[row.encoder, ""] + shifts[row.probe]
-        rows.dot(ax, (row.encoder, ""), row.rho_lost, height, (0, row.rho_lost), marker=probe_marker(row.probe))
+        rows.dot(ax, (row.encoder, ""), row.rho_lost, height, (0, row.rho_lost), marker=style.probe_marker(row.probe))
     ax.axvline(0, color=MUTED, lw=0.5)
     ax.set(title="Loss of mean ρ on new sites", xlabel="mean ρ, random-patient less preserved-site folds")
-
-
-def _sites_alt(sites: pd.DataFrame, loss: pd.DataFrame, rows: Rows) -> str:
-    by, lost = sites.set_index("encoder"), loss.groupby("encoder")["rho_lost"].mean()
-    values = []
-    for encoder, *_ in rows.pairs:
-        text = f"{encoder} {by['balanced_accuracy'][encoder]:.2f} (chance {by['chance'][encoder]:.2f})"
-        values.append(text + (f", losing {number(lost[encoder])} of mean ρ" if encoder in lost else ""))
-    return f"Balanced accuracy of predicting the site from the features: {'; '.join(values)}."
 
 
 @figure(
@@ -174,7 +140,7 @@ def _sites_alt(sites: pd.DataFrame, loss: pd.DataFrame, rows: Rows) -> str:
     "leaderboard",
     applies=lambda inputs: (inputs["adjusted"]["adjustment"] != "none").any(),
 )
-def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figure":
+def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     """Mean ρ after and before adjustment: one panel an adjustment, one row an encoder and probe.
 
     Parameters
@@ -192,7 +158,7 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figure":
     part = rows.among(part)
     by = part.set_index(["adjustment", *PAIR])
     n_patients = part.groupby("adjustment", sort=False)["n_patients"].max()
-    fig = new_figure(PAGE_MM, 14 + len(panels) * (14 + rows.pitch_mm * len(rows.pairs)))
+    fig = style.new_figure(PAGE_MM, 14 + len(panels) * (14 + rows.pitch_mm * len(rows.pairs)))
     grid = fig.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
     for axes, line in zip(grid, panels, strict=True):
         rows.set_axes(axes)
@@ -203,12 +169,17 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> "Figure":
             ax.axvline(0, color=MUTED, lw=0.5)
         for ax in axes[len(line) :]:
             ax.set_visible(False)
-    heading(fig, scheme_name(scheme))
-    legend(fig, [handle("before adjustment", marker="|", color=MUTED), *rows.row_legend()])
-    return describe(fig, _adjusted_alt(by, kinds, rows, scheme), part)
+    style.heading(fig, scheme_name(scheme))
+    style.legend(fig, [style.handle("before adjustment", marker="|", color=MUTED), *rows.row_legend()])
+    after = part[part["adjustment"] != "none"].assign(
+        text=lambda own: own["adjustment"] + " " + own["mean_rho"].map(number)
+    )
+    texts = after.groupby(PAIR)["text"].agg(", ".join)
+    alt = f"Dot plot of mean ρ by {scheme_name(scheme)} after and before adjustment. After it: {rows.spell(texts)}."
+    return style.describe(fig, alt, part)
 
 
-def _draw_adjustment(ax: "Axes", rows: Rows, own: pd.DataFrame) -> None:
+def _draw_adjustment(ax: Axes, rows: Rows, own: pd.DataFrame) -> None:
     for pair, height in rows.heights.items():
         if pair not in own.index or np.isnan(own.loc[pair, "mean_rho"]):
             continue
@@ -216,17 +187,4 @@ def _draw_adjustment(ax: "Axes", rows: Rows, own: pd.DataFrame) -> None:
         ax.plot([before, after], [height, height], color=rows.colours[pair[0]], lw=0.8, alpha=0.6)
         ax.plot(before, height, "|", color=rows.colours[pair[0]], ms=5, mew=1)
         rows.dot(ax, pair, after, height)
-        remark(ax, percent(after / before) if before >= MIN_RHO else "–", height)
-
-
-def _adjusted_alt(by: pd.DataFrame, kinds: list[str], rows: Rows, scheme: str) -> str:
-    values = []
-    for encoder, probe, _ in rows.pairs[: rows.n_ranked or None]:
-        own = by.xs((encoder, probe), level=PAIR)
-        left = [
-            f"{kind} {number(own.loc[kind, 'mean_rho'])} of {number(own.loc[kind, 'unadjusted_rho'])}"
-            for kind in kinds
-            if kind in own.index
-        ]
-        values.append(f"{encoder} with {probe_name(probe)}: {', '.join(left)}")
-    return f"Dot plot of mean ρ by {scheme_name(scheme)} after and before adjustment. {'; '.join(values)}."
+        remark(ax, style.percent(after / before) if before >= MIN_RHO else "–", height)

@@ -1,29 +1,15 @@
 """Rows of encoder and probe in the order of the leaderboard, with their colours, markers and names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from wsibench.figures.style import (
-    INK,
-    MUTED,
-    handle,
-    palette,
-    primary_scheme,
-    probe_marker,
-    probe_name,
-    probe_order,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
+from wsibench.figures import style
+from wsibench.figures.style import INK, MUTED, Artist, Axes, handle, probe_name
 
 PAIR = ["encoder", "probe"]
-GAP = 0.6
-"""Gap between competitors and controls, in rows."""
+GAP = 0.6  # between competitors and controls, in rows
 
 
 def pair_name(encoder: str, probe: str) -> str:
@@ -46,7 +32,7 @@ def competitors(leaderboard: pd.DataFrame) -> set[str]:
 
 def schemes_in_order(schemes: pd.Series) -> list[str]:
     """Fold schemes, the primary one first."""
-    return list(dict.fromkeys([primary_scheme(schemes), *schemes]))
+    return list(dict.fromkeys([style.primary_scheme(schemes), *schemes]))
 
 
 def best_probes(pairs: list[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
@@ -59,7 +45,7 @@ def best_probes(pairs: list[tuple[str, str, bool]]) -> list[tuple[str, str, bool
 
 def primary(table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Primary scheme of a table, and its rows of that scheme."""
-    scheme = primary_scheme(table["scheme"])
+    scheme = style.primary_scheme(table["scheme"])
     return scheme, table[table["scheme"] == scheme]
 
 
@@ -67,10 +53,8 @@ def primary(table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 class Rows:
     """Encoders and probes from top to bottom, controls after a gap."""
 
-    pairs: list[tuple[str, str, bool]]
-    """(encoder, probe, is control)."""
-    colours: dict[str, str]
-    """By encoder."""
+    pairs: list[tuple[str, str, bool]]  # encoder, probe, is control
+    colours: dict[str, str]  # by encoder
 
     @classmethod
     def of(cls, table: pd.DataFrame, leaderboard: pd.DataFrame, *, most: int | None = None) -> "Rows":
@@ -89,16 +73,17 @@ class Rows:
         controls = {encoder for encoder, _, control in known if control}
         place = {pair[:2]: i for i, pair in enumerate(known)}
         first = {encoder: place[encoder, probe] for encoder, probe, _ in reversed(known)}
-
-        def order(pair: tuple[str, str]) -> tuple:
-            encoder, probe = pair
-            by_encoder = first.get(encoder, len(known))
-            return encoder in controls, place.get(pair, by_encoder), by_encoder, probe_order(probe)
-
-        pairs = sorted(table[PAIR].drop_duplicates().itertuples(index=False, name=None), key=order)
+        pairs = sorted(
+            table[PAIR].drop_duplicates().itertuples(index=False, name=None),
+            key=lambda pair: (
+                pair[0] in controls,
+                place.get(pair, first.get(pair[0], len(known))),
+                style.probe_order(pair[1]),
+            ),
+        )
         rows = [(*pair, pair[0] in controls) for pair in pairs]
         # Colours are those of all encoders of the leaderboard together, so that every figure has the same.
-        colours = palette([*leaderboard["encoder"], *table["encoder"]])
+        colours = style.palette([*leaderboard["encoder"], *table["encoder"]])
         return cls(rows if most is None or len(rows) <= most else best_probes(rows), colours)
 
     @property
@@ -120,7 +105,7 @@ class Rows:
     @property
     def probes(self) -> list[str]:
         """Probes from simple to complex."""
-        return sorted({probe for _, probe, _ in self.pairs}, key=probe_order)
+        return sorted({probe for _, probe, _ in self.pairs}, key=style.probe_order)
 
     def among(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows of a table that belong to these pairs."""
@@ -131,7 +116,12 @@ class Rows:
         marks = marks or {}
         return [pair_name(f"{encoder} {marks.get(encoder, '')}".strip(), probe) for encoder, probe, _ in self.pairs]
 
-    def set_axes(self, axes: Sequence["Axes"], names: list[str] | None = None) -> None:
+    def spell(self, texts: Mapping[tuple[str, str], str]) -> str:
+        """Join a text of every pair, for an alternative text: ``uni with ridge .213; …``."""
+        pairs = [(encoder, probe) for encoder, probe, _ in self.pairs if (encoder, probe) in texts]
+        return "; ".join(f"{encoder} with {probe_name(probe)} {texts[encoder, probe]}" for encoder, probe in pairs)
+
+    def set_axes(self, axes: Sequence[Axes], names: list[str] | None = None) -> None:
         """Give panels beside each other these rows; the first panel has the labels."""
         for ax in axes:
             ax.grid(axis="x")
@@ -144,7 +134,7 @@ class Rows:
 
     def dot(
         self,
-        ax: "Axes",
+        ax: Axes,
         pair: tuple[str, str],
         x: float,
         y: float,
@@ -175,26 +165,26 @@ class Rows:
         if ends is not None:
             ax.plot(ends, [y, y], color=colour, lw=1.1, solid_capstyle="butt")
         face = "white" if control else colour
-        ax.plot(x, y, marker or probe_marker(probe), color=colour, mfc=face, mew=0.8, ms=size)
+        ax.plot(x, y, marker or style.probe_marker(probe), color=colour, mfc=face, mew=0.8, ms=size)
 
-    def row_legend(self) -> list["Line2D"]:
+    def row_legend(self) -> list[Artist]:
         """Legend of the markers, where the rows are labelled."""
-        handles = [handle(probe_name(probe), marker=probe_marker(probe), lw=0.9) for probe in self.probes]
+        handles = [handle(probe_name(probe), marker=style.probe_marker(probe), lw=0.9) for probe in self.probes]
         if any(control for *_, control in self.pairs):
             handles.append(handle("control, not ranked", marker="o", face="white", lw=0.9))
         return handles
 
-    def colour_legend(self) -> list["Line2D"]:
+    def colour_legend(self) -> list[Artist]:
         """Legend of colours and markers, where the rows are not labelled."""
         handles = []
         for encoder, _, control in best_probes(self.pairs):
             face, text = ("white", f"{encoder} (control)") if control else (None, encoder)
             handles.append(handle(text, marker="o", color=self.colours[encoder], face=face))
         if len(self.probes) > 1:
-            handles += [handle(probe_name(p), marker=probe_marker(p), color=MUTED) for p in self.probes]
+            handles += [handle(probe_name(p), marker=style.probe_marker(p), color=MUTED) for p in self.probes]
         return handles
 
 
-def remark(ax: "Axes", text: str, height: float) -> None:
+def remark(ax: Axes, text: str, height: float) -> None:
     """Write a text to the right of a row."""
     ax.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=5, color=INK)

@@ -3,40 +3,35 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from wsibench.figures.catalogue import figure
-from wsibench.figures.inputs import attention_options
-from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, describe, new_figure
+from wsibench.figures.inputs import shown_attention
+from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, Axes, Figure, describe, new_figure
 from wsibench.tiling import Thumbnail, open_slide, thumbnail
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
 
 OUTLINE, KEPT, DROPPED = "#00441b", "#0072B2", "#D55E00"
 FRAME = "#c4c4c4"
-SLIDE_PX, TILE_PX = 900, 224
-"""Pixels on the longer side of a slide that fills half a figure, and of a tile."""
-GAP_PX = 12
+SLIDE_PX, TILE_PX, GAP_PX = 900, 224, 12  # longer side of a slide that fills half a figure, side of a tile, and gap
 
 
 @figure(
     "Attention on one slide",
     "One slide, and the attention of each of its tiles by models that never saw this patient, relative to uniform "
     "attention over all tiles of the patient.",
-    "slide_path",
-    "slide_tiles",
-    "attention",
-    options=attention_options,
+    "attended",
+    applies=lambda inputs: len(inputs["tiled"]) > 0 and len(inputs["attended"]) > 0,
+    arguments=shown_attention,
 )
 def slide_attention(
     path: str | Path, tiles: pd.DataFrame, attention: pd.DataFrame, *, label: str = "", n: int = 6
-) -> "Figure":
+) -> Figure:
     """One slide with the attention of its tiles, and the tiles of highest and of lowest attention.
 
     Parameters
@@ -82,7 +77,7 @@ def slide_attention(
     return describe(fig, alt, shown)
 
 
-def _draw_attention(fig: "Figure", ax: "Axes", shown: pd.DataFrame) -> None:
+def _draw_attention(fig: Figure, ax: Axes, shown: pd.DataFrame) -> None:
     """Draw tiles coloured by relative attention, with a colour bar."""
     from matplotlib.colors import LogNorm
 
@@ -105,7 +100,7 @@ def _draw_attention(fig: "Figure", ax: "Axes", shown: pd.DataFrame) -> None:
     "slide_path",
     "slide_tiles",
 )
-def tissue_and_tiles(path: str | Path, tiles: pd.DataFrame) -> "Figure":
+def tissue_and_tiles(path: str | Path, tiles: pd.DataFrame) -> Figure:
     """One slide, and the same with its tissue outlined, the tiles that were kept and those excluded for artefacts.
 
     Parameters
@@ -143,9 +138,9 @@ def tissue_and_tiles(path: str | Path, tiles: pd.DataFrame) -> "Figure":
     "Tiles as the encoders get them",
     "Tiles spread evenly over the tissue of a few slides, one slide a row.",
     "gallery",
-    options=lambda inputs: {"n": 60},
+    arguments=lambda inputs: {"slides": inputs["gallery"], "n": 60},
 )
-def tile_gallery(slides: Mapping[str, pd.DataFrame], *, n: int = 24) -> "Figure":
+def tile_gallery(slides: Mapping[str, pd.DataFrame], *, n: int = 24) -> Figure:
     """Tiles as an encoder gets them, spread evenly over the tissue of each slide.
 
     Parameters
@@ -177,7 +172,7 @@ def tile_gallery(slides: Mapping[str, pd.DataFrame], *, n: int = 24) -> "Figure"
     "One slide a site before any site has two; green: outline of the tissue.",
     "thumbnails",
 )
-def slide_thumbnails(thumbnails: Mapping[str, Thumbnail | Exception]) -> "Figure":
+def slide_thumbnails(thumbnails: Mapping[str, Thumbnail | Exception]) -> Figure:
     """Slides side by side at their own scale, with the outline of their tissue, resolution and scale bar.
 
     Parameters
@@ -190,7 +185,8 @@ def slide_thumbnails(thumbnails: Mapping[str, Thumbnail | Exception]) -> "Figure
     width_mm = PAGE_MM if columns > 2 else COLUMN_MM
     fig = new_figure(width_mm, n_rows * (width_mm / columns + 7))
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
-    rows, texts = [], []
+    rows: list[dict[str, Any]] = []
+    texts = []
     for ax, (slide_id, found) in zip(axes, thumbnails.items(), strict=False):
         if isinstance(found, Exception):
             rows.append({"slide_id": slide_id, "error": str(found)})
@@ -210,7 +206,7 @@ def slide_thumbnails(thumbnails: Mapping[str, Thumbnail | Exception]) -> "Figure
     return describe(fig, alt, pd.DataFrame(rows))
 
 
-def _draw_error(ax: "Axes", slide_id: str, error: Exception) -> None:
+def _draw_error(ax: Axes, slide_id: str, error: Exception) -> None:
     ax.set_title(f"{shorten(slide_id)}\ncannot be shown", fontsize=5)
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
@@ -241,7 +237,7 @@ def _read_tiles(path: str | Path, tiles: pd.DataFrame) -> list[np.ndarray]:
         return [image for _, batch in batches for image in batch]
 
 
-def _draw_slide(ax: "Axes", shown: Thumbnail, *, alpha: float = 1) -> None:
+def _draw_slide(ax: Axes, shown: Thumbnail, *, alpha: float = 1) -> None:
     """Draw a slide in µm with a scale bar."""
     width, height = shown.size_um
     ax.imshow(shown.image, extent=(0, width, height, 0), alpha=alpha, interpolation="antialiased")
@@ -259,13 +255,13 @@ def _round_length(most_um: float) -> float:
     return max(step * power for step in (1, 2, 5) if step * power <= most_um)
 
 
-def _draw_outline(ax: "Axes", shown: Thumbnail) -> None:
+def _draw_outline(ax: Axes, shown: Thumbnail) -> None:
     if shown.tissue.any() and not shown.tissue.all():
         y, x = ((np.arange(n) + 0.5) * shown.tissue_mpp for n in shown.tissue.shape)
         ax.contour(x, y, shown.tissue, levels=[0.5], colors=OUTLINE, linewidths=0.6)
 
 
-def _draw_squares(ax: "Axes", tiles: pd.DataFrame, **style: object) -> "PolyCollection":
+def _draw_squares(ax: Axes, tiles: pd.DataFrame, **style: object) -> "PolyCollection":
     """Draw the outlines of tiles."""
     from matplotlib.collections import PolyCollection
 
@@ -274,7 +270,7 @@ def _draw_squares(ax: "Axes", tiles: pd.DataFrame, **style: object) -> "PolyColl
     return ax.add_collection(PolyCollection(squares, **style))
 
 
-def _side_by_side(tiles: pd.DataFrame, *, extra_mm: float = 0) -> "Figure":
+def _side_by_side(tiles: pd.DataFrame, *, extra_mm: float = 0) -> Figure:
     aspect = tiles.attrs["height_px"] / tiles.attrs["width_px"]
     return new_figure(PAGE_MM, np.clip(PAGE_MM / 2 * aspect + 8, 40, 130) + extra_mm)
 
@@ -285,7 +281,7 @@ def _spread(tiles: pd.DataFrame, n: int) -> pd.DataFrame:
     return tiles.iloc[chosen]
 
 
-def _montage(ax: "Axes", images: list[np.ndarray], columns: int, texts: Sequence[str] = ()) -> None:
+def _montage(ax: Axes, images: list[np.ndarray], columns: int, texts: Sequence[str] = ()) -> None:
     """Draw tiles in rows of `columns` with a white gap, and a text in the corner of each."""
     from skimage.util import montage
 

@@ -15,49 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+else:  # types alone: listing the figures of a study does not load matplotlib
+    Artist = Axes = Figure = Any
 
+# Widths of one and of two journal columns, and the greatest height (mm).
 COLUMN_MM, PAGE_MM, MAX_HEIGHT_MM = 89.0, 183.0, 170.0
-"""Widths of one and of two journal columns, and the greatest height (mm)."""
-DPI = 300
+DPI = 300  # of saved pictures
 SUFFIXES = (".pdf", ".png", ".csv")
-
-STYLE = {
-    # Matplotlib ships DejaVu Sans, so that a figure is the same on every machine.
-    "font.family": "DejaVu Sans",
-    "font.size": 6,
-    "axes.titlesize": 6.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 4,
-    "axes.labelsize": 6,
-    "axes.labelpad": 2,
-    "axes.linewidth": 0.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.labelsize": 5.5,
-    "ytick.labelsize": 5.5,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.major.size": 2,
-    "ytick.major.size": 2,
-    "xtick.major.pad": 2,
-    "ytick.major.pad": 2,
-    "grid.linewidth": 0.4,
-    "grid.color": "#e4e4e4",
-    "legend.fontsize": 5.5,
-    "legend.title_fontsize": 5.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.2,
-    "lines.linewidth": 0.9,
-    "lines.markersize": 3.5,
-    "patch.linewidth": 0.5,
-    "figure.dpi": 150,
-    "savefig.dpi": DPI,
-    "pdf.fonttype": 42,  # text stays text in Illustrator and Inkscape
-    "svg.hashsalt": "wsibench",
-}
-
+STYLE = Path(__file__).with_name("paper.mplstyle")
 INK, MUTED, FAINT, BAND = "#1a1a1a", "#6b6b6b", "#e4e4e4", "#d9d9d9"
 
 ENCODER_COLOURS = {
@@ -75,11 +40,11 @@ ENCODER_COLOURS = {
     "site": "#6E6E6E",
     "oracle": "#2B2B2B",
 }
+# Tol's muted palette without its olive, which is too close to the colour of ``colour``.
 OTHER_COLOURS = ("#882255", "#44AA99", "#332288", "#CC6677", "#117733", "#AA4499", "#88CCEE", "#661100")
-"""Tol's muted palette without its olive, which is too close to the colour of ``colour``."""
 
+# From simple to complex.
 PROBE_NAMES = {"ridge": "ridge", "pca-ridge": "PCA ridge", "mlp": "MLP", "abmil": "attention MIL"}
-"""From simple to complex."""
 PROBE_MARKERS = {"ridge": "o", "pca-ridge": "^", "mlp": "X", "abmil": "s"}
 SCHEME_NAMES = {
     "preserved-site": "preserved-site folds",
@@ -94,18 +59,13 @@ def palette(encoders: Iterable[str]) -> dict[str, str]:
     An encoder without a colour of its own gets one of `OTHER_COLOURS` by the hash of its name, or the
     next free one where two encoders would share it.
     """
-    colours, taken = {}, set()
-    for name in sorted(set(encoders)):
-        if name in ENCODER_COLOURS:
-            colours[name] = ENCODER_COLOURS[name]
-            continue
+    slots: dict[str, int] = {}
+    for name in sorted(set(encoders := list(encoders)) - ENCODER_COLOURS.keys()):
         slot = int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(OTHER_COLOURS)
-        if len(taken) < len(OTHER_COLOURS):
-            while slot in taken:
-                slot = (slot + 1) % len(OTHER_COLOURS)
-        taken.add(slot)
-        colours[name] = OTHER_COLOURS[slot]
-    return colours
+        while slot in slots.values() and len(slots) < len(OTHER_COLOURS):
+            slot = (slot + 1) % len(OTHER_COLOURS)
+        slots[name] = slot
+    return {name: ENCODER_COLOURS.get(name) or OTHER_COLOURS[slots[name]] for name in encoders}
 
 
 def probe_name(probe: str) -> str:
@@ -188,23 +148,23 @@ def house_style() -> Iterator[None]:
     """Draw in the house style, whatever the caller's matplotlib settings are."""
     import matplotlib as mpl
 
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": mpl.get_backend()}):
+    with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.get_backend()}), mpl.rc_context(fname=STYLE):
         yield
 
 
-def new_figure(width_mm: float, height_mm: float) -> "Figure":
+def new_figure(width_mm: float, height_mm: float) -> Figure:
     """Empty figure of a printed size, outside pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_mm / 25.4, min(height_mm, MAX_HEIGHT_MM) / 25.4), layout="constrained")
 
 
-def heading(fig: "Figure", text: str) -> None:
+def heading(fig: Figure, text: str) -> None:
     """Write a heading over all panels."""
     fig.suptitle(sentence_case(text), x=0.02, ha="left", fontsize=6.5)
 
 
-def handle(label: str, *, marker: str = "", color: str = INK, face: str | None = None, lw: float = 0.0) -> "Line2D":
+def handle(label: str, *, marker: str = "", color: str = INK, face: str | None = None, lw: float = 0.0) -> Artist:
     """Legend entry of a line or marker.
 
     Parameters
@@ -225,21 +185,21 @@ def handle(label: str, *, marker: str = "", color: str = INK, face: str | None =
     return Line2D([], [], lw=lw, marker=marker, color=color, mfc=face or color, label=label)
 
 
-def patch(label: str, color: str = BAND, alpha: float = 1) -> "Artist":
+def patch(label: str, color: str = BAND, alpha: float = 1) -> Artist:
     """Legend entry of a filled area."""
     from matplotlib.patches import Patch
 
     return Patch(color=color, alpha=alpha, lw=0, label=label)
 
 
-def legend(fig: "Figure", handles: list, columns: int | None = None) -> None:
+def legend(fig: Figure, handles: list, columns: int | None = None) -> None:
     """Draw a legend below all panels: at most six columns, and rows of about equal length."""
     n = len(handles)
     columns = columns or -(-n // -(-n // 6))
     fig.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4)
 
 
-def heatmap(ax: "Axes", values: pd.DataFrame, texts: pd.DataFrame | None, *, vmax: float, fontsize: float = 5.5) -> Any:
+def heatmap(ax: Axes, values: pd.DataFrame, texts: pd.DataFrame | None, *, vmax: float, fontsize: float = 5.5) -> Any:
     """Draw a matrix from white (0) to dark blue (`vmax`), with a text in each cell.
 
     Parameters
@@ -273,13 +233,13 @@ def heatmap(ax: "Axes", values: pd.DataFrame, texts: pd.DataFrame | None, *, vma
     return mesh
 
 
-def describe(fig: "Figure", alt: str, data: pd.DataFrame) -> "Figure":
+def describe(fig: Figure, alt: str, data: pd.DataFrame) -> Figure:
     """Attach the alternative text and the numbers of a figure, as ``fig.alt`` and ``fig.data``."""
     vars(fig).update(alt=alt, data=data)
     return fig
 
 
-def save(fig: "Figure", path: Path | str, *, study_key: str, key: str = "") -> list[Path]:
+def save(fig: Figure, path: Path | str, *, study_key: str, key: str = "") -> list[Path]:
     """Write a figure as PDF, PNG (300 dpi) and the CSV of its numbers; the same bytes at each call.
 
     The study key stands in the column ``study_key`` of the CSV and, with the alternative text, in the
@@ -301,15 +261,13 @@ def save(fig: "Figure", path: Path | str, *, study_key: str, key: str = "") -> l
     list of Path
         The three files.
     """
-    import matplotlib as mpl
-
     path, alt, source = Path(path), vars(fig)["alt"], f"wsibench, study key {study_key}"
     metadata = {
         ".pdf": {"Title": path.name, "Subject": alt, "Keywords": source, "CreationDate": None},
         ".png": {"Title": path.name, "Description": alt, "Source": source},
     }
     files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
-    with mpl.rc_context(STYLE):
+    with house_style():
         for file in files:
             with writing(Artefact(file, key), alt=alt, study_key=study_key) as temporary:
                 if file.suffix == ".csv":

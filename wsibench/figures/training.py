@@ -1,15 +1,9 @@
 """Training curves of attention MIL."""
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from wsibench.figures.catalogue import figure
-from wsibench.figures.style import COLUMN_MM, INK, PAGE_MM, describe, new_figure, palette
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from wsibench.figures.style import COLUMN_MM, INK, PAGE_MM, Axes, Figure, describe, new_figure, palette
 
 
 @figure(
@@ -17,7 +11,7 @@ if TYPE_CHECKING:
     "One line a fold and seed; dots mark the epoch whose weights were kept.",
     "curves",
 )
-def training_curves(curves: pd.DataFrame) -> "Figure":
+def training_curves(curves: pd.DataFrame) -> Figure:
     """Loss and validation ρ over the epochs of attention MIL, one column an encoder, one line a fold and seed.
 
     Parameters
@@ -47,7 +41,7 @@ def training_curves(curves: pd.DataFrame) -> "Figure":
     return describe(fig, alt, curves)
 
 
-def _lines(ax: "Axes", part: pd.DataFrame, column: str, colour: str) -> None:
+def _lines(ax: Axes, part: pd.DataFrame, column: str, colour: str) -> None:
     for _, line in part.groupby(["fold", "seed"]):
         ax.plot(line["epoch"], line[column], color=colour, lw=0.5, alpha=0.5)
     kept = part[part["chosen"]]

@@ -1,0 +1,144 @@
+"""Figures of gene sets, of targets other than genes, and of the planted gene groups of a simulated cohort."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from wsibench.figures import style
+from wsibench.figures.catalogue import figure
+from wsibench.figures.items import MAX_PAIRS, Panel, capacity, draw_panels, label
+from wsibench.figures.rows import PAIR, Rows, primary, schemes_in_order
+from wsibench.figures.style import Figure, number, probe_name, scheme_name, sentence_case
+
+MEASURES = {"spearman": "Spearman ρ", "auroc": "AUROC"}
+
+
+@figure(
+    "Gene sets",
+    "Mean ρ of each set (number of genes) with its 95 % interval. Grey: central 95 % of random sets of as many genes; "
+    "a set beyond its band is predicted better, or worse, than genes in general.",
+    "sets",
+    "leaderboard",
+    applies=lambda inputs: (inputs["sets"]["n_genes"] > 0).any(),
+)
+def gene_sets(sets: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
+    """Mean ρ of every gene set with its interval, on the band of random sets of the same size.
+
+    The sets with the lowest mean ρ are left to the CSV where not all of them fit the page.
+
+    Parameters
+    ----------
+    sets
+        Table sets.csv: scheme, encoder, probe, set, n_genes, n_missing, mean_rho, ci_low, ci_high, random_low,
+        random_high; NaN where random sets were not drawn.
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    """
+    scheme, part = primary(sets[sets["n_genes"] > 0])
+    rows = Rows.of(part, leaderboard, most=MAX_PAIRS)
+    part = rows.among(part)
+    counts = {row.set: _counts(row.n_genes, row.n_missing) for row in part.itertuples()}
+    labels = {name: label(name, text) for name, text in counts.items()}
+    order = list(part.groupby("set")["mean_rho"].mean().sort_values(ascending=False, kind="stable").index)
+    deep = capacity(rows, labels)
+    shown = [order[:deep], order[deep : 2 * deep]] if len(order) > deep else [order]
+    names = {"set": "item", "mean_rho": "score", "random_low": "band_low", "random_high": "band_high"}
+    table, xlabel = part.rename(columns=names), "mean Spearman ρ of the set (95 % interval)"
+    text = scheme_name(scheme) + style.omitted(sum(map(len, shown)), len(order), "sets")
+    with_bands = part["random_low"].notna().any()
+    handles = [style.patch("random sets of equal size, central 95 %")] if with_bands else []
+    fig = draw_panels(rows, [Panel(table, items, labels, xlabel) for items in shown], text, handles)
+    encoder, probe, _ = rows.pairs[0]
+    first = part[(part["encoder"] == encoder) & (part["probe"] == probe)]
+    values = "; ".join(
+        f"{row.set} {number(row.mean_rho, 2)}{_random(row.random_low, row.random_high)}" for row in first.itertuples()
+    )
+    alt = f"Mean ρ of gene sets by {text}, for {encoder} with {probe_name(probe)}: {values}."
+    return style.describe(fig, alt, part)
+
+
+def _counts(n_genes: int, n_missing: int) -> str:
+    return f"{n_genes:,} of {n_genes + n_missing:,}" if n_missing else f"{n_genes:,}"
+
+
+def _random(low: float, high: float) -> str:
+    return f" (random {number(low, 2)} to {number(high, 2)})" if np.isfinite(low) else ""
+
+
+@figure(
+    "Targets other than genes",
+    "Score of each target (number of patients) with its 95 % interval; vertical line: chance.",
+    "targets",
+    "leaderboard",
+    applies=lambda inputs: inputs["targets"]["measure"].isin(list(MEASURES)).any(),
+)
+def targets(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
+    """Spearman ρ or AUROC of every target with its 95 % interval, one panel a measure.
+
+    Parameters
+    ----------
+    table
+        Table targets.csv: scheme, encoder, probe, target, measure, score, ci_low, ci_high, chance, n_patients.
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    """
+    scheme, part = primary(table[table["measure"].isin(list(MEASURES))])
+    rows = Rows.of(part, leaderboard, most=MAX_PAIRS)
+    part = rows.among(part)
+    labels = {row.target: label(row.target, f"{row.n_patients:,.0f}") for row in part.itertuples()}
+    panels, values = [], []
+    for measure, own in part.assign(item=part["target"]).groupby("measure", sort=False):
+        items, name = list(own["item"].unique()), MEASURES[measure]
+        shown = items[: capacity(rows, labels)]
+        xlabel = f"{name} (95 % interval){style.omitted(len(shown), len(items), 'targets')}"
+        panels.append(Panel(own, shown, labels, xlabel, line=own["chance"].iloc[0]))
+        for row in own.loc[own.groupby("item", sort=False)["score"].idxmax()].itertuples():
+            values.append(f"{row.item} {row.encoder}, {name} {number(row.score, 2)}")
+    fig = draw_panels(rows, panels, scheme_name(scheme), [])
+    alt = f"Scores of targets by {scheme_name(scheme)}; best encoder of each: {'; '.join(values)}."
+    return style.describe(fig, alt, part)
+
+
+@figure(
+    "Planted signals of the simulated cohort",
+    "Mean ρ of each planted gene group (number of genes) beside the highest that its drivers allow (black). Site genes "
+    "can be predicted only by recognising the site, null genes not at all.",
+    "groups",
+    "leaderboard",
+    applies=lambda inputs: (inputs["groups"]["ceiling"] > 0).any(),
+)
+def planted_signals(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
+    """Mean ρ of each planted gene group beside the attainable one, one panel a fold scheme (simulated cohorts only).
+
+    Parameters
+    ----------
+    groups
+        Table groups.csv: scheme, encoder, probe, group, n_genes, mean_rho, ci_low, ci_high, ceiling (Spearman, NaN or
+        0 where nothing in the slide drives the genes).
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    """
+    rows, schemes = Rows.of(groups, leaderboard, most=MAX_PAIRS), schemes_in_order(groups["scheme"])
+    table = rows.among(groups).rename(columns={"group": "item", "mean_rho": "score", "ceiling": "tick"})
+    names = groups.drop_duplicates("group").set_index("group")
+    labels = {name: label(name, f"{n:,}") for name, n in names["n_genes"].items()}
+    order = sorted(names.index, key=lambda name: _group_order(name, names["ceiling"][name]))
+    xlabel = "mean Spearman ρ (95 % interval)"
+    parts = {scheme: table[table["scheme"] == scheme] for scheme in schemes}
+    panels = [Panel(part, order, labels, xlabel, sentence_case(scheme_name(name))) for name, part in parts.items()]
+    fig = draw_panels(rows, panels, "planted gene groups", [style.handle("attainable", lw=1)])
+    ranked = [pair[:2] for pair in rows.pairs if not pair[2]]
+    best = parts[schemes[0]].set_index(PAIR).loc[lambda own: own.index.isin(ranked)].groupby("item")["score"].max()
+    values = [
+        f"{name.replace('_', ' ')} {best[name]:.2f}" + (f" of {ceiling:.2f}" if ceiling > 0 else "")
+        for name, ceiling in names["ceiling"][[name for name in order if name in best]].items()
+    ]
+    alt = f"Mean ρ by planted gene group beside the attainable one, by {scheme_name(schemes[0])}; best competitor: "
+    return style.describe(fig, f"{alt}{', '.join(values)}.", groups)
+
+
+def _group_order(name: str, ceiling: float) -> tuple:
+    """Drivers, each from weak to strong, before groups without one."""
+    found = re.fullmatch(r"(.+)_([\d.]+)", name)
+    return not ceiling > 0, name == "null", *(found.groups() if found else (name, ""))
