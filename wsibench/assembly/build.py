@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from wsibench.assembly.external import concatenate
+from wsibench.assembly.external import check_slides, concatenate
 from wsibench.assembly.keys import artefacts, contents, feature_names, settings_key, slides_and_keys
 from wsibench.assembly.pooling import mean_features, one_hot_control, table_features
 from wsibench.assembly.targets import target_columns
@@ -47,7 +47,10 @@ def assemble(study: Study) -> AnnData:
     benchmark, left_out = artefacts(study, slides)
     if benchmark.due() or left_out.due():
         adata, exclusions, sources = _external(study) if slides is None else _assembled(study, *slides)
-        adata.uns["wsibench"] |= _description(study, adata, exclusions) | {"key": benchmark.key}
+        competing = [*study.encoders, *study.features]
+        controls = [name for name in feature_names(study) if name not in competing]
+        uns = {"study": study.name, "study_key": study.key, "key": benchmark.key}
+        adata.uns["wsibench"] |= uns | {"encoders": competing, "controls": controls}
         with writing(left_out) as path:
             pd.DataFrame(exclusions, columns=["what", "id", "reason"]).to_csv(path, index=False)
         with writing(benchmark, contents=_digests(adata, sources)) as path:
@@ -66,8 +69,7 @@ def _assembled(study: Study, rows: pd.DataFrame, keys: pd.DataFrame) -> tuple[An
             features[name] = _patient_features(study, name, rows)
     slides = rows.assign(used=used, n_tiles=rows["slide_id"].map(tiles_per_slide(n_tiles)))
     adata, exclusions = join(read_expression(study), slides, features, tables=study.features)
-    settings = {name: settings_key(study, name) or "" for name in features}
-    adata.uns["wsibench"] |= {"settings": settings}
+    adata.uns["wsibench"]["settings"] = {name: settings_key(study, name) or "" for name in features}
     if study.targets:
         patients = clinical.read_patients(study, adata.obs)
         columns, said = target_columns(study.targets, _gene_sets(study), adata.to_df(), patients)
@@ -99,28 +101,18 @@ def _simulated_latents(path: Path) -> pd.DataFrame:
 
 
 def _gene_sets(study: Study) -> dict[str, list[str]]:
-    sets = {}
-    for name, target in study.targets.items():
-        genes = target.genes
-        if isinstance(genes, str):
-            genes = read_gene_list(study.resolve(genes), f"targets.{name}.genes")
-        if genes is not None:
-            sets[name] = list(dict.fromkeys(genes))
-    return sets
+    genes = {name: target.genes for name, target in study.targets.items() if target.genes is not None}
+    return {
+        name: read_gene_list(study.resolve(each), f"targets.{name}.genes") if isinstance(each, str) else each
+        for name, each in genes.items()
+    }
 
 
 def _external(study: Study) -> tuple[AnnData, Exclusions, dict[str, list]]:
-    (train, test), names = study.parts.values(), feature_names(study)
-    slides = [read_cohort(part).set_index("identity")["slide_id"] for part in (train, test)]
-    if same := [identity for identity in slides[0].index.intersection(slides[1].index) if identity]:
-        found = " and ".join(f"{ids[same[0]]} of {part.name}" for ids, part in zip(slides, (train, test), strict=True))
-        raise CohortError(
-            f"{len(same)} slides are in both studies, under different patients: {found} is the same file.",
-            "Remove them from one study.",
-        )
-    benchmarks = {part.name: read_benchmark(part.benchmark_h5ad) for part in (train, test)}
-    adata, exclusions = concatenate(benchmarks, names)
-    digests = [contents(part)["features"] for part in (train, test)]
+    parts, names = study.parts.values(), feature_names(study)
+    check_slides({part.name: read_cohort(part) for part in parts})
+    adata, exclusions = concatenate({part.name: read_benchmark(part.benchmark_h5ad) for part in parts}, names)
+    digests = [contents(part)["features"] for part in parts]
     return adata, exclusions, {name: [each.get(name, "") for each in digests] for name in names}
 
 
@@ -213,9 +205,9 @@ def _usable_columns(name: str, values: pd.DataFrame) -> tuple[pd.DataFrame, Excl
     matrix = values.to_numpy(np.float32)  # (n, d)
     missing = ~np.isfinite(matrix).all(axis=0)
     constant = ~missing & (matrix == matrix[:1]).all(axis=0)
-    exclusions = [("feature", f"{name}: {column}", "missing values") for column in values.columns[missing]]
-    exclusions += [
-        ("feature", f"{name}: {column}", "the same for every patient") for column in values.columns[constant]
+    reasons = {"missing values": missing, "the same for every patient": constant}
+    exclusions = [
+        ("feature", f"{name}: {each}", why) for why, which in reasons.items() for each in values.columns[which]
     ]
     if (missing | constant).all():
         raise CohortError(
@@ -250,20 +242,6 @@ def patient_table(slides: pd.DataFrame, patients: pd.Index) -> pd.DataFrame:
     return obs
 
 
-def _description(study: Study, adata: AnnData, exclusions: Exclusions) -> dict[str, Any]:
-    counts = pd.Series([what for what, _, _ in exclusions]).value_counts()
-    competing = [*study.encoders, *study.features]
-    return {
-        "study": study.name,
-        "study_key": study.key,
-        "encoders": competing,
-        "controls": [name for name in feature_names(study) if name not in competing],
-        "n_patients": adata.n_obs,
-        "n_genes": adata.n_vars,
-        **{f"n_{what}s_left_out": int(counts.get(what, 0)) for what in ("slide", "patient", "feature", "gene")},
-    }
-
-
 def _digests(adata: AnnData, sources: dict[str, list]) -> dict[str, Any]:
     known = adata.obs[["site", "subtype", *adata.obs.columns.intersection(["external"])]]
     features = {name: values for name, values in adata.obsm.items() if name != "targets"}
@@ -292,7 +270,7 @@ def read_benchmark(path: Path) -> AnnData:
         trained on in every fold, 0 tested).  obsm: float32 (patients, dim) for each encoder, feature table and
         control; targets, a DataFrame of targets other than genes, if the study names any.  uns["wsibench"]: study,
         study_key, key, encoders, controls, columns (names of feature columns, where they have any), settings (keys
-        of the settings that features were made with), targets (JSON, by column of obsm["targets"]), and counts.
+        of the settings that features were made with), targets (JSON, by column of obsm["targets"]).
 
     Raises
     ------

@@ -66,6 +66,29 @@ def concatenate(benchmarks: dict[str, AnnData], names: list[str]) -> tuple[AnnDa
     return both, exclusions
 
 
+def check_slides(cohorts: dict[str, pd.DataFrame]) -> None:
+    """Refuse a slide file that is in both studies under different patients.
+
+    Parameters
+    ----------
+    cohorts
+        Slides with their identity, by the name of the study.
+
+    Raises
+    ------
+    CohortError
+        Names the first of them.
+    """
+    first, second = (rows[rows["identity"] != ""].set_index("identity")["slide_id"] for rows in cohorts.values())
+    same = first.index.intersection(second.index)
+    if len(same):
+        studies = " and ".join(f"{ids[same[0]]} of {name}" for ids, name in zip((first, second), cohorts, strict=True))
+        raise CohortError(
+            f"{len(same)} slides are in both studies, under different patients: {studies} is the same file.",
+            "Remove them from one study.",
+        )
+
+
 def _part(benchmark: AnnData, genes: pd.Index, names: list[str], role: str) -> AnnData:
     """One study's patients, with features as data frames, so that anndata matches columns by name."""
     part, columns = benchmark[:, genes].copy(), benchmark.uns["wsibench"]["columns"]

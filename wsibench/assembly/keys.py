@@ -1,4 +1,4 @@
-"""Names, keys and folders of what a benchmark is assembled from."""
+"""Names, keys and folders of what a benchmark is assembled from; imports nothing heavy."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,7 @@ import pandas as pd
 
 from wsibench import embedding
 from wsibench.cohort import clinical, has_expression, read_cohort
-from wsibench.core import (
-    Artefact,
-    NotReady,
-    Study,
-    digest,
-    file_sha256,
-    key_at,
-    make_key,
-    read_failures,
-    read_meta,
-)
-from wsibench.embedding import encoder, tile_controls, tile_encoders
+from wsibench.core import Artefact, NotReady, Study, digest, file_sha256, key_at, make_key, read_failures, read_meta
 
 FORMAT = 2
 STAGE = "assembly"
@@ -26,18 +15,16 @@ STAGE = "assembly"
 
 def not_applicable(study: Study) -> str | None:
     """Reason that there is nothing to assemble, or None."""
-    if study.parts:
-        reasons = ((part.name, not_applicable(part)) for part in study.parts.values())
-        return next((f"Study {name}: {reason}" for name, reason in reasons if reason), None)
-    if not has_expression(study):
-        return "The study has no expression: there is nothing to predict, it ends with the features."
-    if not (study.encoders or study.features or study.controls):
-        return "The study names neither encoders nor features."
+    for part in study.parts.values() or [study]:
+        if not has_expression(part):
+            return f"Study {part.name} has no expression: there is nothing to predict, it ends with the features."
+        if not (part.encoders or part.features or part.controls):
+            return f"Study {part.name} names neither encoders nor features."
     return None
 
 
 def feature_names(study: Study) -> list[str]:
-    """Names of all features in obsm: encoders, feature tables and controls, in the order of tables and figures.
+    """List encoders, feature tables and controls in the order of tables and figures.
 
     Raises
     ------
@@ -48,19 +35,19 @@ def feature_names(study: Study) -> list[str]:
     if controls is None:
         rows, needs = read_cohort(study), {"site": "site", "subtype-oracle": "subtype"}
         of_patients = [name for name, column in needs.items() if len(set(rows[column]) - {""}) > 1]
-        controls = [*tile_controls(study), *of_patients]
+        controls = [*embedding.tile_controls(study), *of_patients]
     return list(dict.fromkeys([*study.encoders, *study.features, *controls]))
 
 
 def tile_feature_names(study: Study) -> list[str]:
-    """Names of the features that were computed tile by tile; in external validation in both studies."""
+    """List the features that are computed tile by tile; in external validation in both studies."""
     if any(embedding.not_applicable(part) for part in study.parts.values() or [study]):
         return []
-    return [each.name for each in tile_encoders(study)]
+    return [encoder.name for encoder in embedding.tile_encoders(study)]
 
 
 def feature_folders(study: Study, name: str) -> list[Path]:
-    """Folders of an encoder's tile features; in external validation those of the training and the test study."""
+    """List the folders of an encoder's tile features: one, or that of the training and that of the test study."""
     return [part.features_h5(name, "any").parent for part in study.parts.values() or [study]]
 
 
@@ -69,25 +56,16 @@ def settings_key(study: Study, name: str) -> str | None:
 
     The number of tiles drawn has no part in it, since fewer tiles of the same tissue estimate the same mean.
 
-    Parameters
-    ----------
-    study
-        The study that has the features.
-    name
-        Encoder, feature table or control.
-
     Returns
     -------
     str or None
-        "" for tables and controls of patients; None while the encoder's weights are not known.
+        "" for tables and controls of patients; None while the encoder's weights are unknown.
     """
     if name not in tile_feature_names(study):
         return ""
-    made = embedding.made_by(study, encoder(name, study))
-    if made.get("weights") == "unavailable":
-        return None
+    made = embedding.made_by(study, embedding.encoder(name, study))
     tissue = [] if made["loader"] == "import" else [study.tiles.min_tissue, sorted(study.tiles.drop)]
-    return make_key("features", FORMAT, [made, tissue])
+    return None if made.get("weights") == "unavailable" else make_key("features", FORMAT, [made, tissue])
 
 
 def contents(study: Study) -> dict[str, Any]:
@@ -116,47 +94,47 @@ def expected(study: Study) -> list[Artefact]:
 
 
 def artefacts(study: Study, slides: tuple[pd.DataFrame, pd.DataFrame] | None) -> list[Artefact]:
+    """List what is made from `slides_and_keys`; in external validation from two benchmarks."""
+    section: list[Any] = [feature_names(study)]
     if slides is None:
-        section: Any = feature_names(study)
         made_from = [_current_key(role, part) for role, part in study.parts.items()]
     else:
         rows, keys = slides
-        section = _settings(study)
+        section += [
+            study.model_dump(mode="json", include={"features", "targets", "clinical"}),
+            clinical.contents(study),
+        ]
         cohort = rows[["slide_id", "patient_id", "site", "subtype"]].to_dict("records")
         files = [table.table for table in study.features.values()]
         files += [target.genes for target in study.targets.values() if isinstance(target.genes, str)]
         # A file that is missing is an error of `assemble`; here it only makes another key.
-        read = [file_sha256(path) if path.is_file() else "" for path in map(study.resolve, files)]
-        made_from = [key_at(study.expression_h5ad), digest(cohort), *keys.to_numpy().ravel(), *read]
+        digests = [file_sha256(path) if path.is_file() else "" for path in map(study.resolve, files)]
+        made_from = [key_at(study.expression_h5ad), digest(cohort), *keys.to_numpy().ravel(), *digests]
     key = make_key(STAGE, FORMAT, section, made_from)
-    return [
-        Artefact(study.benchmark_h5ad, key),
-        Artefact(study.benchmark_exclusions_csv, make_key(STAGE, FORMAT, "exclusions", [key])),
-    ]
-
-
-def _settings(study: Study) -> dict[str, Any]:
-    section: dict[str, Any] = {"names": feature_names(study)}
-    section["features"] = {name: table.model_dump(mode="json") for name, table in study.features.items()}
-    section["targets"] = {name: target.model_dump(mode="json") for name, target in study.targets.items()}
-    if "clinical" in section["names"] or any(target.column for target in study.targets.values()):
-        section["clinical"] = [study.clinical.covariates, *clinical.contents(study)]
-    return section
+    exclusions = make_key(STAGE, FORMAT, "exclusions", [key])
+    return [Artefact(study.benchmark_h5ad, key), Artefact(study.benchmark_exclusions_csv, exclusions)]
 
 
 def _current_key(role: str, part: Study) -> str:
-    remedy = f"Run `wsibench run {part.name} --to 04`."
     try:
         benchmark, *_ = expected(part)
+        why = benchmark.due()
     except NotReady as error:
-        raise NotReady(f"Study {part.name} ({role}): {error.what}", remedy) from None
-    if why := benchmark.due():
-        raise NotReady(f"Study {part.name} ({role}): {benchmark.path} is {why}.", remedy)
+        why = error.what
+    if why:
+        remedy = f"Run `wsibench run {part.name} --to 04`."
+        raise NotReady(f"Study {part.name} ({role}): {part.benchmark_h5ad} is due ({why.rstrip('.')}).", remedy)
     return benchmark.key
 
 
 def slides_and_keys(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of the cohort, and the key of each slide's features by encoder, "" where they could not be made."""
+    """Read the cohort, and the key of each slide's features by encoder, "" where they could not be made.
+
+    Raises
+    ------
+    NotReady
+        When features are due.
+    """
     rows, names = read_cohort(study), tile_feature_names(study)
     wanted = {artefact.path: artefact for artefact in embedding.expected(study)} if names else {}
     failed = {row.key for row in read_failures(study.failures_csv)}
@@ -169,6 +147,5 @@ def slides_and_keys(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
             elif artefact and artefact.key not in failed:
                 due.append(artefact.path)
     if due:
-        raise NotReady(f"{len(due)} files of features are due, {due[0].name} of {due[0].parent.name} first.",
-                       "Run the stage 03_embedding.")  # fmt: skip
+        raise NotReady(f"{len(due)} files of features are due, {due[0]} first.", "Run the stage 03_embedding.")
     return rows, keys

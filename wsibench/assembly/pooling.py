@@ -12,8 +12,7 @@ from wsibench.core import CohortError, progress, read_matrix, some
 from wsibench.core.settings import FeatureTable
 from wsibench.embedding import read_coords, read_features
 
-IN_MEMORY = 2 << 30
-"""Bytes of tile features that `read_bags` holds at once; larger cohorts are read bag by bag."""
+IN_MEMORY = 2 << 30  # bytes of tile features; the bags of larger cohorts are read one by one
 
 
 def mean_features(slides: pd.DataFrame, *, label: str = "pooling") -> tuple[pd.DataFrame, pd.Series]:
@@ -159,8 +158,7 @@ def feature_files(obs: pd.DataFrame, folders: Sequence[Path]) -> list[list[Path]
 class StoredBags(Sequence[np.ndarray]):
     """Bags of tile features that are read from disk when they are indexed."""
 
-    files: list[list[Path]]
-    """Feature files of each patient."""
+    files: list[list[Path]]  # of each patient
 
     def __len__(self) -> int:
         """Count the patients."""
@@ -174,7 +172,7 @@ class StoredBags(Sequence[np.ndarray]):
 def read_bags(obs: pd.DataFrame, folders: Sequence[Path]) -> Sequence[np.ndarray]:
     """Read all tiles of patients: one float16 (tiles, dim) array per patient, slide after slide.
 
-    Bags that exceed `IN_MEMORY` together are read from disk when they are indexed.
+    Bags of more than 2 GiB together are read from disk when they are indexed.
 
     Parameters
     ----------

@@ -44,11 +44,10 @@ def target_columns(
     description: dict[str, dict[str, Any]] = {}
     for name, target in targets.items():
         if name in gene_sets:
-            genes = _genes_present(name, gene_sets[name], expression.columns)
+            genes, n_absent = _genes_present(name, gene_sets[name], expression.columns)
             values = expression[genes].to_numpy()
             columns[name] = gene_set_score(values, values)
-            said = {"kind": "gene-set", "genes": genes, "n_absent": len(gene_sets[name]) - len(genes)}
-            description[name] = {"target": name, "class": "", **said}
+            description[name] = {"target": name, "class": "", "kind": "gene-set", "genes": genes, "n_absent": n_absent}
             continue
         for label, values in _clinical_target(name, target, patients).items():
             column = f"{name}={label}".replace("/", "∕") if label else name  # HDF5 reads a slash as a group
@@ -78,7 +77,9 @@ def gene_set_score(training: np.ndarray, expression: np.ndarray) -> np.ndarray:
     return z.astype(np.float32).mean(axis=1)
 
 
-def _genes_present(name: str, symbols: list[str], measured: pd.Index) -> list[str]:
+def _genes_present(name: str, symbols: list[str], measured: pd.Index) -> tuple[list[str], int]:
+    """Genes of a set that were measured, and the number of those that were not."""
+    symbols = list(dict.fromkeys(symbols))
     genes = [symbol for symbol in symbols if symbol in measured]
     if not genes:
         raise CohortError(
@@ -86,7 +87,7 @@ def _genes_present(name: str, symbols: list[str], measured: pd.Index) -> list[st
             f"{some(measured)}.",
             "Correct the symbols, or include these genes in expression.genes.",
         )
-    return genes
+    return genes, len(symbols) - len(genes)
 
 
 def _clinical_target(name: str, target: Target, patients: pd.DataFrame) -> dict[str, np.ndarray]:
