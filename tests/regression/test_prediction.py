@@ -119,7 +119,7 @@ def test_features_from_elsewhere_are_not_those_of_our_tiles(tiled):
 
 def test_a_study_without_the_encoder_is_told_to_name_it(tiled):
     study = write_new(tiled.root.parent / "lacking", encoders=["texture"])
-    with pytest.raises(FitError, match=r"no features of 'colour' computed from slides; it has: texture.*Add it"):
+    with pytest.raises(FitError, match=r"no features of 'colour' that ridge can read; it has: texture.*Add it"):
         saved.predict(saved.fit(tiled, "colour", "ridge"), study)
 
 
@@ -170,7 +170,7 @@ def test_a_table_is_read_by_the_names_of_its_columns(data_root, fit_of_table):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda table: table.drop(columns="3"), FitError, "lacks 1 of the 6 that the fit needs: 3"),
+        (lambda table: table.drop(columns="3"), FitError, "lacks 1 of the 6 columns that the fit needs: 3"),
         (lambda table: table.assign(**{"4": [1, 2, np.nan, 4, 5]}), CohortError, "miss values that the fit needs: N2"),
     ],
 )

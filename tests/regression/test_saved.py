@@ -121,7 +121,11 @@ def test_columns_that_the_benchmark_drops_are_not_asked_for_later(data_root):
 
 @pytest.mark.parametrize(
     ("encoder", "probe", "message"),
-    [("phikon", "ridge", "has no features"), ("site", "ridge", "has no features"), ("good", "abmil", "a table")],
+    [
+        ("phikon", "ridge", "has no features"),
+        ("site", "ridge", "has no features"),
+        ("good", "abmil", "that abmil can read"),
+    ],
 )
 def test_fits_that_cannot_be_made_are_refused(data_root, encoder, probe, message):
     write_tables(data_root / "trial")
@@ -208,7 +212,7 @@ def test_inconsistent_arrays_with_valid_digests_are_refused(written, name):
     with pytest.raises(FitError, match="does not hold the arrays"):
         saved.load(written)
     rewrite(written, arrays=save_arrays(arrays | {name: np.ascontiguousarray(arrays[name][..., :-1])}))
-    with pytest.raises(FitError, match=r"does not hold the arrays|predicts"):
+    with pytest.raises(FitError, match="does not hold the arrays"):
         saved.load(written)
 
 
@@ -220,7 +224,7 @@ def test_arrays_that_are_not_safetensors_are_refused(written):
 
 def test_fewer_genes_in_the_description_are_refused(written):
     rewrite(written, lambda fit: fit | {"genes": fit["genes"][:-1], "scores": {}})
-    with pytest.raises(FitError, match="predicts 36 genes, its description has 35"):
+    with pytest.raises(FitError, match="does not hold the arrays"):
         saved.load(written)
 
 

@@ -1,4 +1,4 @@
-from . import folds as folds, metrics as metrics
+from . import folds as folds, metrics as metrics, saved as saved
 from .cross_validation import OutOfFold as OutOfFold, out_of_fold as out_of_fold
 from .fit import (
     Fit as Fit,

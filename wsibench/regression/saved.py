@@ -35,35 +35,27 @@ from wsibench.regression.probes import make_probe, probe_spec
 from wsibench.regression.probes.base import Fitted, Patients
 
 FORMAT = 2
-SCORES = ["rho", "p", "q"]
-"""Out-of-fold scores of a gene in the training study that its predictions carry."""
+SCORES = ["rho", "p", "q"]  # out-of-fold scores of a gene in the training study, which its predictions carry
 
 
 class Description(BaseModel):
     """Description of a saved fit, as its JSON file holds it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str
     encoder: str
     licence: str
     probe: str
-    chosen: dict[str, Any]
-    """Hyperparameters, selected within the training patients."""
-    facts: dict[str, Any]
-    """JSON-able part of the fitted probe, beside its arrays."""
-    settings: str
-    """Key of the settings that the features were made with, from `wsibench.assembly.settings_key`."""
+    chosen: dict[str, Any]  # hyperparameters, selected within the training patients
+    facts: dict[str, Any]  # JSON-able part of the fitted probe, beside its arrays
+    settings: str  # `wsibench.assembly.settings_key` of the features
     width: int
-    columns: list[str] | None
-    """Names of the features, for a feature table."""
+    columns: list[str] | None  # names of the features, for a feature table
     unit: str
-    trained_on: dict[str, str | int]
-    """Study, study_key, n_patients and n_sites."""
-    scheme: str
-    """Folds of the scores and the accuracy."""
-    accuracy: dict[str, float] | None
-    """Out-of-fold mean_rho with ci_low and ci_high, the latter unless there are too few sites; None if not measured."""
+    trained_on: dict[str, str | int]  # study, study_key, n_patients, n_sites
+    scheme: str  # folds of scores and accuracy
+    accuracy: dict[str, float] | None  # out-of-fold mean_rho and, unless there are too few sites, ci_low and ci_high
     genes: list[str]
     scores: dict[str, list[float | None]]
     versions: dict[str, str]
@@ -71,13 +63,18 @@ class Description(BaseModel):
 
     @property
     def key(self) -> str:
-        """Digest of the description and, through its sha256, of the arrays."""
+        """Digest of the description and, through arrays_sha256, of the arrays."""
         return digest(self.model_dump(mode="json"))
+
+
+class _File(BaseModel):
+    key: str
+    fit: Description
 
 
 @dataclass(frozen=True)
 class SavedFit:
-    """A fitted probe with its description and its arrays, in the safetensors format."""
+    """A fitted probe: its description, and its arrays in the safetensors format."""
 
     description: Description
     arrays: bytes
@@ -85,9 +82,8 @@ class SavedFit:
     @property
     def fitted(self) -> Fitted:
         """Restore the probe."""
-        return probe_spec(self.description.probe).probe_class.restore(
-            safetensors.numpy.load(self.arrays), self.description.facts
-        )
+        probe = probe_spec(self.description.probe).probe_class
+        return probe.restore(safetensors.numpy.load(self.arrays), self.description.facts)
 
     @property
     def genes(self) -> pd.DataFrame:
@@ -102,10 +98,10 @@ class SavedFit:
             low, high = said.accuracy.get("ci_low"), said.accuracy.get("ci_high")
             interval = "too few sites for an interval" if low is None else f"[{low:.3f}, {high:.3f}]"
             accuracy = f"out-of-fold mean ρ {said.accuracy['mean_rho']:.3f}, {interval} ({said.scheme})"
+        trained_on = "{n_patients} patients of {n_sites} sites (study {study}, key {study_key})"
         return (
             f"{said.probe} on {said.encoder} ({said.width} wide), {len(said.genes)} genes, fitted on "
-            "{n_patients} patients of {n_sites} sites (study {study}, key {study_key})\n".format(**said.trained_on)
-            + f"accuracy  {accuracy}\n"
+            f"{trained_on.format(**said.trained_on)}\naccuracy  {accuracy}\n"
             f"licence   {said.encoder}: {said.licence}; read its terms before you share this fit"
         )
 
@@ -148,20 +144,17 @@ def fit(
             f"{study.name} tests one study on another: fitted on all, a probe would have seen its test patients.",
             f"Fit on its training study: wsibench fit {study.train} …",
         )
-    _check_encoder(study, encoder)
-    if spec.needs == "bags" and encoder in study.features:
-        raise FitError(f"{probe} reads tiles, and {encoder} is a table with one vector per patient.", "Use ridge.")
+    _check_encoder(study, encoder, probe)
     if any(artefact.due() for artefact in assembly.expected(study)):
         raise NotReady(f"{study.benchmark_h5ad} is due.", f"Run `wsibench run {study.name} --to 04`.")
-    benchmark = assembly.read_benchmark(study.benchmark_h5ad)
+    benchmark, scheme = assembly.read_benchmark(study.benchmark_h5ad), primary_scheme(study)
     obs, mean, made = benchmark.obs, benchmark.obsm[encoder], benchmark.uns["wsibench"]
-    bags = assembly.read_bags(obs, assembly.feature_folders(study, encoder)) if spec.needs == "bags" else None
-    scheme = primary_scheme(study)
-    patients = Patients(benchmark.obs_names.to_numpy(str), folds.inner_groups(obs, scheme), mean, bags)
+    patients = _patients(study, probe, encoder, obs, mean, folds.inner_groups(obs, scheme))
     fitted = make_probe(probe, study.abmil).fit(patients, benchmark.X, seed=study.folds.seed)
     arrays, facts = fitted.arrays()
     content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    known = pd.DataFrame(scores, benchmark.var_names, SCORES, dtype=np.float64)
+    known = pd.DataFrame(scores, benchmark.var_names, SCORES, dtype=object)
+    n_sites = len(set(obs["site"]) - {""})
     description = Description(
         format=f"{FORMAT}.{spec.format}",
         encoder=encoder,
@@ -173,20 +166,24 @@ def fit(
         width=mean.shape[1],
         columns=list(made["columns"][encoder]) if encoder in study.features else None,
         unit=study.expression.unit,
-        trained_on={
-            "study": study.name,
-            "study_key": study.key,
-            "n_patients": benchmark.n_obs,
-            "n_sites": len(set(obs["site"]) - {""}),
-        },
+        trained_on={"study": study.name, "study_key": study.key, "n_patients": benchmark.n_obs, "n_sites": n_sites},
         scheme=scheme,
         accuracy=accuracy,
         genes=benchmark.var_names.tolist(),
-        scores={name: known[name].astype(object).where(known[name].notna(), None).tolist() for name in SCORES},
+        scores=known.where(known.notna(), None).to_dict("list"),
         versions=versions(),
         arrays_sha256=hashlib.sha256(content).hexdigest(),
     )
     return SavedFit(description, content)
+
+
+def _patients(
+    study: Study, probe: str, encoder: str, obs: pd.DataFrame, mean: np.ndarray, groups: np.ndarray
+) -> Patients:
+    bags = None
+    if probe_spec(probe).needs == "bags":
+        bags = assembly.read_bags(obs, assembly.feature_folders(study, encoder))
+    return Patients(obs.index.to_numpy(str), groups, mean, bags)
 
 
 def primary_scheme(study: Study) -> Scheme:
@@ -218,11 +215,6 @@ def save(saved: SavedFit, path: Path) -> None:
     write_text(beside, _File(key=saved.description.key, fit=saved.description).model_dump_json(indent=1) + "\n")
 
 
-class _File(BaseModel):
-    key: str
-    fit: Description
-
-
 def load(path: Path) -> SavedFit:
     """Read a fit, and check that its two files are whole and belong together.
 
@@ -249,13 +241,10 @@ def load(path: Path) -> SavedFit:
         raise FitError(f"{path} is of another format ({description.format}).", f"Use wsibench {made_by}, or fit again.")
     saved, ids = SavedFit(description, arrays), np.array(["any"])
     zeros = np.zeros((1, description.width), np.float32)
-    try:
-        predicted = saved.fitted.predict(Patients(ids, ids, zeros, [zeros]))
-        complete = predicted.shape == (1, len(saved.genes))
-    except Exception as error:  # whatever inconsistent arrays raise
+    try:  # Inconsistent arrays raise all kinds of errors.
+        pd.DataFrame(saved.fitted.predict(Patients(ids, ids, zeros, [zeros])), columns=saved.genes.index)
+    except Exception as error:
         raise FitError(f"{path} does not hold the arrays of a fitted {description.probe}: {error}.", again) from None
-    if not complete:
-        raise FitError(f"{path} predicts {predicted.shape[1]} genes, its description has {len(saved.genes)}.", again)
     return saved
 
 
@@ -284,13 +273,12 @@ def predict(saved: SavedFit, study: Study) -> AnnData:
     said, name = saved.description, saved.description.encoder
     # Controls that study.yaml does not name would be embedded for nothing.
     study = study.model_copy(update={"controls": []}) if study.controls is None else study
-    _check_encoder(study, name)
+    _check_encoder(study, name, said.probe)
     _check_settings(saved, study)
     cohort.build(study)
     rows = cohort.read_cohort(study).assign(used=True, n_tiles=0)
     if name in study.features:
-        table = study.features[name]
-        mean = _columns(saved, study, assembly.table_features(study.resolve(table.table), rows, table, name))
+        mean = _table(said, study, rows)
     else:
         rows["used"] = _embedded(study, name, rows)
         _check_settings(saved, study)
@@ -304,28 +292,20 @@ def predict(saved: SavedFit, study: Study) -> AnnData:
             f"{said.width}.",
             f"Features have to be made by the same encoder; slides that failed are in {study.failures_csv}.",
         )
-    bags = (
-        assembly.read_bags(obs, assembly.feature_folders(study, name))
-        if probe_spec(said.probe).needs == "bags"
-        else None
-    )
     ids = obs.index.to_numpy(str)
-    x = saved.fitted.predict(Patients(ids, ids, mean.loc[obs.index].to_numpy(np.float32), bags))
-    uns = {"fit": said.key, "study": study.name, "study_key": study.key}
-    uns |= {field: getattr(said, field) for field in ("encoder", "probe", "unit", "trained_on", "accuracy")}
+    x = saved.fitted.predict(_patients(study, said.probe, name, obs, mean.loc[ids].to_numpy(np.float32), ids))
+    uns = said.model_dump(include={"encoder", "probe", "unit", "trained_on", "accuracy"}, exclude_none=True)
+    uns |= {"fit": said.key, "study": study.name, "study_key": study.key}
     uns["left_out"] = np.array(sorted(set(rows["patient_id"]) - set(ids)), dtype=str)
-    if said.accuracy is None:
-        del uns["accuracy"]
     return AnnData(x, obs[["site", "n_slides", "n_tiles"]], saved.genes, uns={"wsibench": uns})
 
 
-def _check_encoder(study: Study, name: str) -> None:
-    """Refuse features that the study does not have, and controls that are not computed from slides."""
-    names = [*assembly.tile_feature_names(study), *study.features]
+def _check_encoder(study: Study, name: str, probe: str) -> None:
+    """Refuse features that the study does not have or the probe cannot read, and controls without slides."""
+    names = [*assembly.tile_feature_names(study), *(study.features if probe_spec(probe).needs == "mean" else [])]
     if name not in names:
-        known = ", ".join(names) or "none"
         raise FitError(
-            f"Study {study.name} has no features of {name!r} computed from slides; it has: {known}.",
+            f"Study {study.name} has no features of {name!r} that {probe} can read; it has: {', '.join(names)}.",
             f"Add it to `encoders` or `features` of {study.study_yaml}.",
         )
 
@@ -336,25 +316,25 @@ def _check_settings(saved: SavedFit, study: Study) -> None:
     if assembly.settings_key(study, said.encoder) not in (said.settings, None):
         raise FitError(
             f"The features of {said.encoder} in study {study.name} are made with other settings than those of the fit.",
-            f"Use the encoder, weights, `tiles` (tile_um, min_tissue, drop) and `embedding` of study "
-            f"{said.trained_on['study']} in {study.study_yaml}.",
+            f"Use the encoder, weights, `tiles` and `embedding` of study {said.trained_on['study']} in "
+            f"{study.study_yaml}.",
         )
 
 
-def _columns(saved: SavedFit, study: Study, values: pd.DataFrame) -> pd.DataFrame:
-    """Select the columns of a feature table that the fit was made on."""
-    said = saved.description
-    wanted = said.columns or []
+def _table(said: Description, study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """Read the columns of a feature table that the fit was made on."""
+    settings, wanted = study.features[said.encoder], said.columns or []
+    path = study.resolve(settings.table)
+    values = assembly.table_features(path, rows, settings, said.encoder)
     if lacking := [column for column in wanted if column not in values]:
         raise FitError(
-            f"features.{said.encoder} of study {study.name} has {values.shape[1]} columns and lacks {len(lacking)} of "
-            f"the {len(wanted)} that the fit needs: {some(lacking)}.",
+            f"{path} lacks {len(lacking)} of the {len(wanted)} columns that the fit needs: {some(lacking)}.",
             "Give a table with the column names of the training study.",
         )
     incomplete = values.index[values[wanted].isna().any(axis=1)]
     if len(incomplete):
         raise CohortError(
-            f"features.{said.encoder}: {len(incomplete)} patients miss values that the fit needs: {some(incomplete)}.",
+            f"{path}: {len(incomplete)} patients miss values that the fit needs: {some(incomplete)}.",
             "Impute missing values, or leave these patients out.",
         )
     return values[wanted]
@@ -362,23 +342,22 @@ def _columns(saved: SavedFit, study: Study, values: pd.DataFrame) -> pd.DataFram
 
 def _embedded(study: Study, name: str, rows: pd.DataFrame) -> list[bool]:
     """Make tiles and features that are due, and return for each slide of the cohort if it has features."""
-    if not tiling.not_applicable(study) and _due(study, tiling.expected(study)):
-        tiling.tile_slides(study)
     folder = study.features_h5(name, "any").parent
-    try:
-        due = _due(study, [each for each in embedding.expected(study) if each.path.parent == folder])
-    except NotReady:  # the tiles of a streamed cohort, which embedding makes
-        due = True
-    if due:
+
+    def due(artefacts: list[Artefact]) -> bool:
+        failed = {row.key for row in read_failures(study.failures_csv)}
+        return any(artefact.due() for artefact in artefacts if artefact.key not in failed)
+
+    def features() -> list[Artefact]:
+        return [artefact for artefact in embedding.expected(study) if artefact.path.parent == folder]
+
+    # Slides of a streamed cohort are tiled as they are embedded.
+    if not tiling.not_applicable(study) and due(tiling.expected(study)):
+        tiling.tile_slides(study)
+    if study.streamed or due(features()):
         embedding.embed_slides(study)
-    current = {each.path for each in embedding.expected(study) if each.path.parent == folder and not each.due()}
+    current = {artefact.path for artefact in features() if not artefact.due()}
     return [study.features_h5(name, slide) in current for slide in rows["slide_id"]]
-
-
-def _due(study: Study, artefacts: list[Artefact]) -> bool:
-    """Check if any artefact has to be made and has not failed before."""
-    failed = {row.key for row in read_failures(study.failures_csv)}
-    return any(artefact.due() for artefact in artefacts if artefact.key not in failed)
 
 
 def check_output(path: Path) -> None:
