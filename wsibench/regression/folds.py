@@ -28,12 +28,12 @@ from wsibench.core import (
     writing,
 )
 from wsibench.regression.metrics import RESERVED
-from wsibench.regression.sitefolds import hand_out
+from wsibench.regression.site_folds import assign_sites
 
 if TYPE_CHECKING:
     from wsibench.core.settings import Folds
 
-FORMAT = 3
+FORMAT = 4
 STAGE = "folds"
 
 
@@ -99,7 +99,7 @@ def assign(patients: pd.DataFrame, scheme: Scheme, n: int, seed: int) -> pd.Seri
         folds = _random_folds(ordered["subtype"].to_numpy(str), n, rng)
     else:
         _warn_of_large_site(ordered["site"])
-        folds = _site_folds(ordered, n, rng)
+        folds = assign_sites(ordered, n, rng)
     return pd.Series(folds, index=ordered.index, name="fold", dtype=np.int64).loc[patients.index]
 
 
@@ -110,17 +110,6 @@ def _random_folds(subtypes: np.ndarray, n: int, rng: np.random.Generator) -> np.
     folds = np.empty(len(subtypes), np.int64)
     folds[order] = rng.permutation(n)[np.arange(len(order)) % n]
     return folds
-
-
-def _site_folds(patients: pd.DataFrame, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Assign whole sites to folds by their numbers of patients, in all and of each known subtype."""
-    sites, site = np.unique(patients["site"].to_numpy(str), return_inverse=True)
-    known = patients["subtype"].to_numpy(str) != ""
-    subtypes, subtype = np.unique(patients["subtype"].to_numpy(str)[known], return_inverse=True)
-    counts = np.zeros((len(sites), 1 + len(subtypes)))
-    np.add.at(counts[:, 0], site, 1)
-    np.add.at(counts, (site[known], 1 + subtype), 1)
-    return hand_out(counts, n, rng)[site]
 
 
 def _warn_of_large_site(site: pd.Series) -> None:

@@ -1,4 +1,4 @@
-"""Whole sites in even folds: the sites of TCGA-BRCA, and what an integer program proves about them."""
+"""Balance of preserved-site folds on TCGA-BRCA, compared with the optimum of an integer program."""
 
 import numpy as np
 import pandas as pd
