@@ -101,10 +101,12 @@ def best_predictions(inputs: Inputs) -> dict[str, Any]:
     import anndata
 
     encoder, probe, _ = in_order(inputs["leaderboard"])[0]
+    scores = inputs["scores"]
+    own = scores[(scores[["scheme", "encoder", "probe"]] == [inputs.scheme, encoder, probe]).all(axis=1)]
     return {
         "predictions": anndata.read_h5ad(inputs.study.predictions_h5ad(inputs.scheme, encoder, probe)),
         "benchmark": inputs["benchmark"],
-        "rho": inputs["scores"].set_index(["scheme", "encoder", "probe", "gene"])["rho"][inputs.scheme, encoder, probe],
+        "rho": own.set_index("gene")["rho"],
         "label": f"{encoder}, {probe_name(probe)}, {scheme_name(inputs.scheme)}",
         "unit": UNITS[inputs.study.expression.unit],
         "colour": palette([encoder])[encoder],

@@ -18,7 +18,7 @@ FORMAT = 5
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT = TEMPLATES / "report.html.j2"
 STAGES = {  # module of each notebook
-    "01_cohort": "cohort.build",
+    "01_cohort": "cohort",
     "02_tiling": "tiling",
     "03_embedding": "embedding",
     "04_assembly": "assembly",

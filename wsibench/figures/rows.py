@@ -186,5 +186,15 @@ class Rows:
 
 
 def remark(ax: Axes, text: str, height: float) -> None:
-    """Write a text to the right of a row."""
+    """Write a text to the right of a row.
+
+    Parameters
+    ----------
+    ax
+        Panel with the rows.
+    text
+        The text.
+    height
+        Position of the row.
+    """
     ax.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=5, color=INK)

@@ -8,7 +8,7 @@ import pandas as pd
 from wsibench.figures import style
 from wsibench.figures.catalogue import figure
 from wsibench.figures.items import MAX_PAIRS, Panel, capacity, draw_panels, label
-from wsibench.figures.rows import PAIR, Rows, primary, schemes_in_order
+from wsibench.figures.rows import PAIR, Rows, competitors, primary, schemes_in_order
 from wsibench.figures.style import Figure, number, probe_name, scheme_name, sentence_case
 
 MEASURES = {"spearman": "Spearman ρ", "auroc": "AUROC"}
@@ -40,7 +40,9 @@ def gene_sets(sets: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     part = rows.among(part)
     counts = {row.set: _counts(row.n_genes, row.n_missing) for row in part.itertuples()}
     labels = {name: label(name, text) for name, text in counts.items()}
-    order = list(part.groupby("set")["mean_rho"].mean().sort_values(ascending=False, kind="stable").index)
+    competing = part[part["encoder"].isin(competitors(leaderboard))]
+    means = (competing if len(competing) else part).groupby("set")["mean_rho"].mean()
+    order = list(means.sort_values(ascending=False, kind="stable").index)
     deep = capacity(rows, labels)
     shown = [order[:deep], order[deep : 2 * deep]] if len(order) > deep else [order]
     names = {"set": "item", "mean_rho": "score", "random_low": "band_low", "random_high": "band_high"}

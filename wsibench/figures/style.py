@@ -186,14 +186,34 @@ def handle(label: str, *, marker: str = "", color: str = INK, face: str | None =
 
 
 def patch(label: str, color: str = BAND, alpha: float = 1) -> Artist:
-    """Legend entry of a filled area."""
+    """Legend entry of a filled area.
+
+    Parameters
+    ----------
+    label
+        Text of the entry.
+    color
+        Colour of the area.
+    alpha
+        Opacity of the area.
+    """
     from matplotlib.patches import Patch
 
     return Patch(color=color, alpha=alpha, lw=0, label=label)
 
 
 def legend(fig: Figure, handles: list, columns: int | None = None) -> None:
-    """Draw a legend below all panels: at most six columns, and rows of about equal length."""
+    """Draw a legend below all panels.
+
+    Parameters
+    ----------
+    fig
+        The figure.
+    handles
+        Legend entries.
+    columns
+        Number of columns; unless given at most six, with rows of about equal length.
+    """
     n = len(handles)
     columns = columns or -(-n // -(-n // 6))
     fig.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4)
@@ -234,7 +254,17 @@ def heatmap(ax: Axes, values: pd.DataFrame, texts: pd.DataFrame | None, *, vmax:
 
 
 def describe(fig: Figure, alt: str, data: pd.DataFrame) -> Figure:
-    """Attach the alternative text and the numbers of a figure, as ``fig.alt`` and ``fig.data``."""
+    """Attach an alternative text and numbers to a figure.
+
+    Parameters
+    ----------
+    fig
+        The figure.
+    alt
+        Text for readers who cannot see the figure, kept as ``fig.alt``.
+    data
+        Numbers that the figure shows, kept as ``fig.data``.
+    """
     vars(fig).update(alt=alt, data=data)
     return fig
 
