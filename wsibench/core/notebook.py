@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from nbformat.v4 import new_code_cell
 
 from wsibench.core.errors import StudyError
 from wsibench.core.study import Study
+from wsibench.core.tables import some
 
 SCREEN_DPI = 110
 # Size above which a figure, then one of tissue, is shown as JPEG, which is five times smaller.
@@ -35,6 +37,7 @@ def begin(study: str | Study) -> Study:
     if shell is not None:
         shell.input_transformers_cleanup[:] = [each for each in shell.input_transformers_cleanup if each is not _skip]
         _check_parameters(shell.user_ns.get("In", []))
+        _show_tables_whole()
     opened = Study.load(study) if isinstance(study, str) else study
     display(Markdown(f"**{opened.title}** — study `{opened.name}`, key `{opened.key}`, files in `{opened.root}`"))
     return opened
@@ -51,6 +54,34 @@ def require(stage: ModuleType, study: Study) -> None:
         display(Markdown(f"**Not applicable.** {reason} The cells below are skipped."))
         if shell is not None:
             shell.input_transformers_cleanup.append(_skip)
+
+
+def choose(parameter: str, value: str, options: Iterable[str]) -> str:
+    """Check the value of a parameter of a notebook; an empty one takes the first option.
+
+    Parameters
+    ----------
+    parameter
+        Name of the parameter, for the message.
+    value
+        Its value.
+    options
+        Permitted values.
+
+    Returns
+    -------
+    str
+        The value; empty if it is empty and there are no options.
+
+    Raises
+    ------
+    StudyError
+        For a value that is not among the options.
+    """
+    options = list(dict.fromkeys(options))
+    if value and value not in options:
+        raise StudyError(f"There is no {parameter} {value!r} here.", f"Choose one of {some(options, 12)}.")
+    return value or next(iter(options), "")
 
 
 def show(figure: Any) -> None:
@@ -73,6 +104,19 @@ def inline_image(png: bytes, *, dpi: int) -> tuple[str, int]:
         jpeg = io.BytesIO()
         image.convert("RGB").save(jpeg, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}", width_px
+
+
+def _show_tables_whole() -> None:
+    """Let pandas show all columns, whole texts and three significant digits."""
+    import pandas as pd
+
+    shown = {"max_columns": None, "max_colwidth": None, "max_rows": 200, "min_rows": 40, "float_format": _three_digits}
+    for name, value in shown.items():
+        pd.set_option(f"display.{name}", value)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _skip(lines: list[str]) -> list[str]:
