@@ -4,6 +4,7 @@ import io
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -22,6 +23,7 @@ def shell():
     InteractiveShell.clear_instance()
     yield InteractiveShell.instance()
     InteractiveShell.clear_instance()
+    pd.reset_option("^display")
 
 
 def run(shell: InteractiveShell, *cells: str) -> str:
@@ -76,3 +78,27 @@ def test_figures_have_their_alternative_text(monkeypatch):
     notebook.show(figure)
     assert 'alt="rho of &quot;UNI&quot; &amp; others"' in shown[0].data
     assert 'width="220"' in shown[0].data
+
+
+def test_tables_show_whole_texts_and_three_significant_digits(shell, data_root):
+    caveat = "a long sentence " * 20
+    wide = pd.DataFrame({f"column {i}": [0.123456] for i in range(30)}).assign(p=1.23456e-37, n=12345.0, caveat=caveat)
+    run(shell, PARAMETERS, OPEN)
+    shown = wide._repr_html_()
+    assert caveat.strip() in shown
+    assert "column 15" in shown
+    assert {"0.123", "1.23e-37", "12345"} <= {cell.partition("</td>")[0] for cell in shown.split("<td>")}
+
+
+@pytest.mark.parametrize(("value", "chosen"), [("", "a"), ("b", "b")])
+def test_an_empty_parameter_takes_the_first_option(value, chosen):
+    assert notebook.choose("gene", value, ["a", "b", "a"]) == chosen
+
+
+def test_a_parameter_without_options_is_empty():
+    assert notebook.choose("slide_id", "", []) == ""
+
+
+def test_a_parameter_that_the_study_lacks_is_refused_with_the_options():
+    with pytest.raises(StudyError, match=r"no gene 'ESR2' here\. Choose one of ESR1, PGR"):
+        notebook.choose("gene", "ESR2", ["ESR1", "PGR"])
