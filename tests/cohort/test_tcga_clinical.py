@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from wsibench.cohort.clinical import read_tcga_clinical, tcga_coverage
+from wsibench.cohort.clinical import read_tcga_clinical
 from wsibench.core import CohortError
 
 # The headers are those of the real exports; the patients are invented.
@@ -97,13 +97,13 @@ def test_the_primary_tumours_row_counts(tmp_path: Path) -> None:
     assert read_tcga_clinical(written(tmp_path, "uuids.csv", uuids)).index.tolist() == ["TCGA-3C-AALI", "TCGA-BH-A18V"]
 
 
-def test_coverage_is_of_the_cohort(tmp_path: Path) -> None:
+def test_columns_that_were_read_are_named(tmp_path: Path) -> None:
     table = read_tcga_clinical(written(tmp_path, "subtype.csv", TCGABIOLINKS_SUBTYPE))
-    shown = tcga_coverage(table, ["TCGA-3C-AAAU", "TCGA-3C-AALI", "TCGA-ZZ-0000"]).set_index("field")
-    assert shown.loc["subtype", ["column", "known", "of"]].tolist() == ["BRCA_Subtype_PAM50", 2, 3]
-    assert shown.loc["subtype", "values"] == "LumA 1, Her2 1"
-    assert shown.loc["age_years", "values"] == "median 52, 50 to 55"
-    assert shown.loc["er", ["column", "known"]].tolist() == ["", 0]
+    assert table.attrs["columns"] == {
+        "subtype": "BRCA_Subtype_PAM50",
+        "stage": "pathologic_stage",
+        "age_years": "age_at_initial_pathologic_diagnosis",
+    }
 
 
 def test_what_is_no_clinical_table(tmp_path: Path) -> None:

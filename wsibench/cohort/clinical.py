@@ -148,27 +148,6 @@ def read_tcga_clinical(path: Path) -> pd.DataFrame:
     return merged
 
 
-def tcga_coverage(clinical: pd.DataFrame, patients: list[str]) -> pd.DataFrame:
-    """Tabulate for how many patients each field is known, the column it came from, and its values.
-
-    Parameters
-    ----------
-    clinical
-        From `read_tcga_clinical`.
-    patients
-        Ids of the cohort's patients.
-    """
-    rows = []
-    for field, values in clinical.reindex(patients, fill_value="").items():
-        known = values[values != ""]
-        text = ", ".join(f"{value} {n}" for value, n in known.value_counts().head(8).items())
-        if field == "age_years" and len(known):
-            ages = known.astype(float)
-            text = f"median {ages.median():.0f}, {ages.min():.0f} to {ages.max():.0f}"
-        rows.append((field, clinical.attrs["columns"].get(field, ""), len(known), len(patients), text))
-    return pd.DataFrame(rows, columns=["field", "column", "known", "of", "values"])
-
-
 def join_clinical(known: pd.DataFrame, table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Add the columns of a clinical table to those that are known already.
 

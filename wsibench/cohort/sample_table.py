@@ -126,7 +126,7 @@ def rename_columns(
         When one of our names is not allowed, or the table lacks a column.
     """
     unknown = [name for name in columns if allowed and name not in allowed]
-    if unknown:
+    if allowed and unknown:
         raise CohortError(
             f"{where} maps {some(unknown)}, which is not a column that can be mapped.",
             f"Allowed: {', '.join(allowed)}.",

@@ -3,21 +3,22 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from wsibench.cohort import gdc, simulation
 from wsibench.cohort.clinical import column, read_patients
-from wsibench.cohort.expression import read_expression_table, read_gene_list
+from wsibench.cohort.expression import Expression, read_expression_table, read_gene_list
+from wsibench.cohort.report import CohortReport
 from wsibench.cohort.sample_table import SAMPLE_COLUMNS, read_sample_table
 from wsibench.core import (
     Artefact,
     CohortError,
     Failure,
     GdcCohort,
+    LocalCohort,
     NotReady,
     SimulatedCohort,
     SlideError,
@@ -32,7 +33,6 @@ from wsibench.core import (
     read_meta,
     record_failures,
     slide_identity,
-    some,
     writing,
 )
 
@@ -43,63 +43,6 @@ FORMAT = 2
 STAGE = "cohort"
 COLUMNS = (*SAMPLE_COLUMNS, "identity")
 """Columns of cohort.csv, all text, empty where unknown."""
-
-
-@dataclass(frozen=True)
-class CohortReport:
-    """Counts of a cohort, and the patients, slides and genes that were left out."""
-
-    counts: dict[str, int]
-    """Patients, slides, patients with several slides, sites, genes, …"""
-    subtypes: dict[str, int]
-    """Patients of each subtype."""
-    exclusions: pd.DataFrame
-    """Kind (what: slide, patient, gene), id and reason, as in exclusions.csv."""
-    failures: list[Failure]
-    """Slides whose files are missing."""
-    unused_columns: list[str]
-    """Columns of the sample table that were not read."""
-    tables: dict[str, pd.DataFrame]
-    """Further tables by title: of a GDC cohort the pairing rules with their counts, …"""
-
-    @property
-    def summary(self) -> pd.DataFrame:
-        """Exclusions counted by kind and reason, with the first few ids."""
-        # "missing values (3 patients)" and "missing values (4 patients)" are one reason.
-        reason = self.exclusions["reason"].str.replace(r" \(.*\)$", "", regex=True)
-        groups = self.exclusions.groupby(["what", reason], sort=False)["id"]
-        return groups.agg(n="size", ids=lambda ids: some(list(ids))).reset_index()
-
-    def _shown(self) -> dict[str, pd.DataFrame]:
-        """Tables by title, as they are printed."""
-        counts = {**self.counts, **{f"subtype {name}": n for name, n in self.subtypes.items()}}
-        shown = {"Cohort": pd.DataFrame({"count": counts.keys(), "n": counts.values()})}
-        title = "Left out (all in exclusions.csv)" if len(self.exclusions) else "Nothing was left out"
-        shown[title] = self.summary
-        if self.unused_columns:
-            shown["Columns not used"] = pd.DataFrame({"column": self.unused_columns})
-        return shown | self.tables
-
-    def __str__(self) -> str:
-        shown = self._shown().items()
-        return "\n\n".join(
-            title if table.empty else f"{title}\n{table.to_string(index=False)}" for title, table in shown
-        )
-
-    def _repr_html_(self) -> str:
-        shown = self._shown().items()
-        return "".join(f"<p>{escape(title)}</p>" + ("" if t.empty else t.to_html(index=False)) for title, t in shown)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Tables that a cohort is read from."""
-
-    table: Path
-    kind: Literal["slides", "patients"]
-    expression: Path | None
-    columns: dict[str, str]
-    folder: Path | None = None
 
 
 def not_applicable(study: Study) -> str | None:
@@ -117,11 +60,10 @@ def expected(study: Study) -> list[Artefact]:
     """
     made = []
     if isinstance(study.cohort, SimulatedCohort):
-        made = simulation.expected(study)
+        made = simulation.expected(study.cohort, study.slides, study.truth)
     elif isinstance(study.cohort, GdcCohort):
-        made = gdc.expected(study)
-    source, files = _source(study), _Identities(study)
-    return made + _artefacts(study, source, _rows(study, source, files), files)
+        made = gdc.expected(gdc.Project.of(study))
+    return made + _artefacts(study, _read_inputs(study))
 
 
 def build(study: Study) -> CohortReport:
@@ -134,23 +76,23 @@ def build(study: Study) -> CohortReport:
     TooManyFailures
         When more slide files are missing than the study's limits allow.
     """
-    acquired = gdc.Acquired()
+    failures: list[Failure] = []
+    provenance: dict[str, str] = {}
+    tables: dict[str, pd.DataFrame] = {}
     if isinstance(study.cohort, SimulatedCohort):
-        simulation.simulate(study)
+        simulation.simulate(study.cohort, study.slides, study.truth)
     elif isinstance(study.cohort, GdcCohort):
-        acquired = gdc.acquire(study)
-    source, files = _source(study), _Identities(study)
-    rows = _rows(study, source, files)
-    missing = acquired.failures or _missing(rows)
+        failures = gdc.acquire(gdc.Project.of(study))
+        provenance, tables = gdc.report(gdc.Project.of(study))
+    inputs = _read_inputs(study)
+    missing = failures or _missing(inputs.rows)
     if missing or study.failures_csv.exists():
         record_failures(study.failures_csv, STAGE, missing)
-    check_failures(missing, len(rows), study.limits.failed_slides)
-    artefacts = _artefacts(study, source, rows, files)
+    check_failures(missing, len(inputs.rows), study.limits.failed_slides)
+    artefacts = _artefacts(study, inputs)
     if any(artefact.due() for artefact in artefacts):
-        dropped = gdc.read_pairing(study).dropped.to_numpy().tolist() if isinstance(study.cohort, GdcCohort) else []
-        facts = {"files": files.seen, "unused_columns": rows.attrs["unused_columns"]}
-        _write(study, source, rows, artefacts, dropped, facts | {"provenance": acquired.provenance})
-    return _report(study, missing, acquired.tables)
+        _write(study, inputs, artefacts, provenance)
+    return _report(study, missing, tables)
 
 
 def check(study: Study) -> list[str]:
@@ -162,32 +104,23 @@ def check(study: Study) -> list[str]:
         One message a fault, with its remedy.
     """
     try:
-        source = _source(study)
-        rows = _rows(study, source, _Identities(study))
-        patients = rows.drop_duplicates("patient_id").set_index("patient_id")
-        if source.expression:
-            _read_expression(study, source, rows)
+        inputs = _read_inputs(study)
+        patients = inputs.rows.drop_duplicates("patient_id").set_index("patient_id")
+        known = read_patients(study, patients)
+        inputs.read_expression()
     except NotReady:
         return []
     except WsibenchError as error:
         return [str(error)]
     faults = []
-    if (
-        source.expression and (patients["site"] == "").all()
-        and "preserved-site" in study.folds.schemes
-        and "preserved-site" not in study.folds.given
-    ):
+    schemes = set(study.folds.schemes) - set(study.folds.given) if inputs.expression else set()
+    if "preserved-site" in schemes and (known["site"] == "").all():
         faults.append(
-            f"{source.table} has no column `site`, which preserved-site folds need. Add it, or set "
+            f"{inputs.table} gives no patient's `site`, which preserved-site folds need. Add the column, or set "
             "`folds: {schemes: [random-patient]}`."
         )
     named = [(f"targets.{name}.column", each.column) for name, each in study.targets.items() if each.column]
-    named += [("clinical.covariates", name) for name in study.clinical.covariates]
-    try:
-        known = read_patients(study, patients)
-    except WsibenchError as error:
-        return [*faults, str(error)]
-    for where, name in named:
+    for where, name in [*named, *(("clinical.covariates", name) for name in study.clinical.covariates)]:
         try:
             column(known, name, where)
         except CohortError as error:
@@ -213,8 +146,7 @@ def read_cohort(study: Study) -> pd.DataFrame:
     """
     key_at(study.cohort_csv)
     try:
-        frame = pd.read_csv(study.cohort_csv, dtype=str, keep_default_na=False)
-        frame = frame[list(COLUMNS)]
+        frame = pd.read_csv(study.cohort_csv, dtype=str, keep_default_na=False)[list(COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
         raise NotReady(
             f"{study.cohort_csv} is damaged ({error}).", f"`wsibench run {study.name} --from 01 --to 01` rebuilds it."
@@ -244,7 +176,7 @@ def read_expression(study: Study) -> "AnnData":
 
 def has_expression(study: Study) -> bool:
     """Whether the study has expression to predict; without, it ends after embedding."""
-    return _source(study).expression is not None
+    return not isinstance(study.cohort, LocalCohort) or study.cohort.expression is not None
 
 
 def slides_at_hand(study: Study) -> list[str]:
@@ -259,12 +191,11 @@ def slides_at_hand(study: Study) -> list[str]:
 class _Identities:
     """Identities of files, computed again only when a file's size or time has changed."""
 
-    def __init__(self, study: Study) -> None:
-        facts = (read_meta(study.cohort_csv) or {}).get("facts", {})
-        self.known: dict[str, list] = facts.get("files", {})
-        self.seen: dict[str, list] = {}
+    def __init__(self, meta: dict[str, Any] | None) -> None:
+        self.known: dict[str, list[Any]] = (meta or {}).get("facts", {}).get("files", {})
+        self.seen: dict[str, list[Any]] = {}
 
-    def of(self, path: str | Path | None, identify: Callable[[Path], str]) -> str:
+    def of(self, path: str | Path, identify: Callable[[Path], str]) -> str:
         """Identify a file by its content; empty when there is no such file."""
         try:
             stat = Path(path).stat() if path and Path(path).is_file() else None
@@ -279,39 +210,64 @@ class _Identities:
         return identity
 
 
-def _source(study: Study) -> _Source:
-    cohort = study.cohort
-    if study.no_cohort:
-        raise CohortError(study.no_cohort, "Ask these studies for their cohorts.")
-    if isinstance(cohort, SimulatedCohort):
-        return _Source(study.truth / "slides.csv", "slides", study.truth / "expression.h5ad", {})
+@dataclass(frozen=True)
+class _Inputs:
+    """The sample table of a cohort, and its expression table with the settings to read it."""
+
+    table: Path
+    rows: pd.DataFrame
+    """As of `read_sample_table`, with each slide's identity, empty where its file is missing."""
+    files: _Identities
+    expression: Path | None
+    gene_file: Path | None
+    genes: str | list[str]
+    clip: float | None
+    id_column: str = "patient_id"
+    unpaired: str = "no slide"
+
+    @property
+    def present(self) -> pd.DataFrame:
+        """Rows whose slide file exists, and those of a cohort without slide files."""
+        return self.rows[(self.rows["identity"] != "") | (self.rows["path"] == "")]
+
+    def read_expression(self) -> Expression | None:
+        """Read the expression of the patients who can be paired with it."""
+        if self.expression is None:
+            return None
+        genes = self.genes
+        if self.gene_file:
+            genes = read_gene_list(self.gene_file, "expression.genes", "`all`, `protein_coding`, a list, or ")
+        patients = sorted(set(self.present["patient_id"]))
+        return read_expression_table(
+            self.expression, patients, genes=genes, clip=self.clip, id_column=self.id_column, unpaired=self.unpaired
+        )
+
+
+def _read_inputs(study: Study) -> _Inputs:
+    cohort, files, genes = study.cohort, _Identities(read_meta(study.cohort_csv)), study.expression.genes
+    gene_file = study.resolve(genes) if isinstance(genes, str) and genes not in ("all", "protein_coding") else None
+    settings = gene_file, genes, study.expression.clip
     if isinstance(cohort, GdcCohort):
-        return _Source(study.gdc / "snapshot.json.gz", "slides", study.gdc / "expression.h5ad", {})
-    return _Source(
-        study.resolve(cohort.slides or cohort.patients),
-        "slides" if cohort.slides else "patients",
-        study.resolve(cohort.expression) if cohort.expression else None,
-        cohort.columns,
-        study.resolve(cohort.folder) if cohort.folder else None,
-    )
+        rows = gdc.read_slides(gdc.Project.of(study))
+        return _Inputs(study.gdc / "snapshot.json.gz", rows, files, study.gdc / "expression.h5ad", *settings)
+    if isinstance(cohort, SimulatedCohort):
+        table = study.truth / "slides.csv"
+        key_at(table)
+        rows = _identified(read_sample_table(table), files)
+        return _Inputs(table, rows, files, study.truth / "expression.h5ad", *settings)
+    if not isinstance(cohort, LocalCohort):
+        raise CohortError(study.no_cohort or "The study has no cohort.", "Ask its two studies for their cohorts.")
+    table = study.resolve(cohort.slides or cohort.patients or "")
+    folder = study.resolve(cohort.folder) if cohort.folder else None
+    rows = read_sample_table(table, "slides" if cohort.slides else "patients", cohort.columns, folder)
+    expression = study.resolve(cohort.expression) if cohort.expression else None
+    unpaired = "no slide" if cohort.slides else "not in the table of patients"
+    id_column = cohort.columns.get("patient_id", "patient_id")
+    return _Inputs(table, _identified(rows, files), files, expression, *settings, id_column, unpaired)
 
 
-def _rows(study: Study, source: _Source, files: _Identities) -> pd.DataFrame:
-    """The sample table's rows with each slide's identity, empty where its file is missing."""
-    if isinstance(study.cohort, GdcCohort):
-        rows = gdc.read_slides(study)
-        rows.attrs["unused_columns"] = []
-        return rows
-    if isinstance(study.cohort, SimulatedCohort):
-        key_at(source.table)
-    rows = read_sample_table(source.table, source.kind, source.columns, source.folder)
-    rows["identity"] = [files.of(path, slide_identity) for path in rows["path"]]
-    return rows
-
-
-def _present(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose slide file exists, and those of a cohort without slide files."""
-    return rows[(rows["identity"] != "") | (rows["path"] == "")]
+def _identified(rows: pd.DataFrame, files: _Identities) -> pd.DataFrame:
+    return rows.assign(identity=[files.of(path, slide_identity) for path in rows["path"]])
 
 
 def _missing(rows: pd.DataFrame) -> list[Failure]:
@@ -323,75 +279,52 @@ def _missing(rows: pd.DataFrame) -> list[Failure]:
     return failures
 
 
-def _gene_file(study: Study) -> Path | None:
-    """The file of gene symbols that ``expression.genes`` names, if it names one."""
-    genes = study.expression.genes
-    return study.resolve(genes) if isinstance(genes, str) and genes not in ("all", "protein_coding") else None
-
-
-def _read_expression(study: Study, source: _Source, rows: pd.DataFrame) -> Any:
-    file, genes = _gene_file(study), study.expression.genes
-    return read_expression_table(
-        source.expression,
-        sorted(set(_present(rows)["patient_id"])),
-        genes=read_gene_list(file, "expression.genes", "`all`, `protein_coding`, a list, or ") if file else genes,
-        clip=study.expression.clip,
-        id_column=source.columns.get("patient_id", "patient_id"),
-        unpaired="no slide" if source.kind == "slides" else "not in the table of patients",
-    )
-
-
 # Outputs
 
 
-def _artefacts(study: Study, source: _Source, rows: pd.DataFrame, files: _Identities) -> list[Artefact]:
+def _artefacts(study: Study, inputs: _Inputs) -> list[Artefact]:
     """Keys from the content of tables rather than their bytes: moving a slide makes no expression due."""
-    table = files.of(source.expression, file_sha256)
-    cohort = make_key(STAGE, FORMAT, study.cohort.model_dump(mode="json"), [digest(rows.to_dict("records")), table])
+    table = inputs.files.of(inputs.expression or "", file_sha256)
+    section = study.model_dump(mode="json", include={"cohort"})
+    cohort = make_key(STAGE, FORMAT, section, [digest(inputs.rows.to_dict("records")), table])
     # Which of the genes are scored does not concern the table.
     section = study.expression.model_dump(mode="json", exclude={"highly_variable"})
-    made_from = [table, files.of(_gene_file(study), file_sha256), digest(sorted(set(_present(rows)["patient_id"])))]
-    expression = make_key(STAGE, FORMAT, section, made_from)
+    genes = inputs.files.of(inputs.gene_file or "", file_sha256)
+    expression = make_key(STAGE, FORMAT, section, [table, genes, digest(sorted(set(inputs.present["patient_id"])))])
     exclusions = make_key(STAGE, FORMAT, "exclusions", [cohort, expression])
     artefacts = [Artefact(study.cohort_csv, cohort), Artefact(study.exclusions_csv, exclusions)]
-    return artefacts + ([Artefact(study.expression_h5ad, expression)] if source.expression else [])
+    return artefacts + ([Artefact(study.expression_h5ad, expression)] if inputs.expression else [])
 
 
-def _write(
-    study: Study,
-    source: _Source,
-    rows: pd.DataFrame,
-    artefacts: list[Artefact],
-    dropped: list[tuple[str, str, str]],
-    facts: dict[str, Any],
-) -> None:
-    present = _present(rows)
+def _write(study: Study, inputs: _Inputs, artefacts: list[Artefact], provenance: dict[str, str]) -> None:
+    rows, present = inputs.rows, inputs.present
     if present.empty:
-        raise CohortError(f"None of the {len(rows)} slides of {source.table} is there.", "Correct the column path.")
-    absent = rows["slide_id"][~rows.index.isin(present.index)]
+        raise CohortError(f"None of the {len(rows)} slides of {inputs.table} is there.", "Correct the column path.")
+    facts = {"files": inputs.files.seen, "unused_columns": rows.attrs.get("unused_columns", [])}
+    exclusions = [("slide", slide, "no such file") for slide in rows["slide_id"][~rows.index.isin(present.index)]]
+    if isinstance(study.cohort, GdcCohort):
+        exclusions += gdc.read_pairing(gdc.Project.of(study)).dropped.itertuples(index=False, name=None)
     lost = sorted(set(rows["patient_id"]) - set(present["patient_id"]))
-    exclusions = [("slide", slide, "no such file") for slide in absent] + dropped
     exclusions += [("patient", patient, "no slide") for patient in lost]
-    expression = None
-    if source.expression:
-        expression = _read_expression(study, source, rows)
-        present = present[present["patient_id"].isin(expression.adata.obs_names)]
+    expression = inputs.read_expression()
+    if expression:
+        adata = expression.adata
+        present = present[present["patient_id"].isin(adata.obs_names)]
         exclusions += expression.exclusions
         facts["genes_not_selected"] = expression.n_not_selected
     with writing(artefacts[1]) as path:
         frame = pd.DataFrame(exclusions, columns=["what", "id", "reason"])
         frame.drop_duplicates(["what", "id"]).to_csv(path, index=False)
     if expression:
-        adata = expression.adata
         with writing(artefacts[2], n_patients=adata.n_obs, n_genes=adata.n_vars) as path:
             adata.write_h5ad(path, convert_strings_to_categoricals=False)
-    with writing(artefacts[0], **facts) as path:
+    with writing(artefacts[0], provenance=provenance, **facts) as path:
         inside = [os.path.relpath(p, study.root) if Path(p).is_relative_to(study.root) else p for p in present["path"]]
         present.assign(path=inside)[list(COLUMNS)].to_csv(path, index=False)
 
 
 def _report(study: Study, missing: list[Failure], tables: dict[str, pd.DataFrame]) -> CohortReport:
-    rows, facts = read_cohort(study), read_meta(study.cohort_csv)["facts"]
+    rows, facts = read_cohort(study), (read_meta(study.cohort_csv) or {})["facts"]
     patients, slides = rows.drop_duplicates("patient_id"), rows[rows["slide_id"] != ""]
     counts = {
         "patients": len(patients),
@@ -401,7 +334,7 @@ def _report(study: Study, missing: list[Failure], tables: dict[str, pd.DataFrame
         "patients without a site": int((patients["site"] == "").sum()),
     }
     if has_expression(study):
-        counts["genes"] = read_meta(study.expression_h5ad)["facts"]["n_genes"]
+        counts["genes"] = (read_meta(study.expression_h5ad) or {})["facts"]["n_genes"]
         counts["genes not selected"] = facts["genes_not_selected"]
     subtypes = patients["subtype"][patients["subtype"] != ""].value_counts().sort_index().to_dict()
     exclusions = pd.read_csv(study.exclusions_csv, dtype=str, keep_default_na=False)

@@ -215,8 +215,9 @@ def test_subtype_and_coverage_from_a_clinical_table(
     report = cohort.build(study)
     rows = cohort.read_cohort(study)
     assert rows["subtype"].tolist() == ["LumA", "LumA", "", "Basal", "", ""]
-    shown = report.tables["Clinical data"].set_index("field")
-    assert shown.loc["subtype", ["known", "of"]].tolist() == [2, 5]
+    shown = report.tables["Clinical data of 5 patients"].set_index("field")
+    assert shown.loc["subtype", ["column", "count", "unique"]].tolist() == ["Subtype", 2, 2]
+    assert shown.loc["er", ["column", "count"]].tolist() == ["", 0]
     known = cohort.clinical.read_patients(study, rows.drop_duplicates("patient_id").set_index("patient_id"))
     assert known["age_years"].tolist() == ["61", "", "40", "", ""]
     with pytest.raises(CohortError, match="no clinical table"):

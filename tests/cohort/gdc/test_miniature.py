@@ -27,7 +27,7 @@ def server(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServ
     section = {"source": "simulate", "patients": 12, "sites": 4, "seed": 3}
     (data_root / "source" / "study.yaml").write_text(yaml.safe_dump({"title": "Source", "cohort": section}))
     source = Study.load("source")
-    simulate(source)
+    simulate(source.cohort, source.slides, source.truth)
     slides = pd.read_csv(source.truth / "slides.csv", dtype=str)
     expression = anndata.read_h5ad(source.truth / "expression.h5ad")
     barcodes = barcodes_of(slides.drop_duplicates("patient_id").set_index("patient_id")["site"])

@@ -18,17 +18,17 @@ from scipy.stats import spearmanr
 from wsibench.cohort.simulation.cohort import (
     CEILINGS,
     LATENTS,
-    expected,
+    expected as expected_files,
     morphology,
     plan_slides,
-    simulate,
+    simulate as simulate_files,
     simulate_expression,
     simulate_patients,
     site_stain,
 )
 from wsibench.cohort.simulation.slides import Morphology, paint
 from wsibench.cohort.simulation.svs import write_svs
-from wsibench.core import SimulatedCohort, Study, StudyError, file_sha256
+from wsibench.core import Artefact, SimulatedCohort, Study, StudyError, file_sha256
 
 N_SLIDES = 11
 
@@ -44,6 +44,14 @@ def new_study(root: Path, *, sites: int = 2, patients: int = 10, seed: int = 0) 
 
 def cohort(**settings) -> SimulatedCohort:
     return SimulatedCohort(source="simulate", **settings)
+
+
+def simulate(study: Study) -> None:
+    simulate_files(study.cohort, study.slides, study.truth)
+
+
+def expected(study: Study) -> list[Artefact]:
+    return expected_files(study.cohort, study.slides, study.truth)
 
 
 def checksums(study: Study) -> dict[str, str]:
@@ -247,7 +255,7 @@ def test_a_slide_that_cannot_be_written_stops_the_run(data_root):
 
 RUN = (
     "from wsibench.cohort.simulation.cohort import simulate; from wsibench.core import Study; "
-    "simulate(Study.load('small'))"
+    "study = Study.load('small'); simulate(study.cohort, study.slides, study.truth)"
 )
 
 

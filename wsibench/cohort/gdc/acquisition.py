@@ -1,13 +1,13 @@
-"""Acquire a project of the GDC for a study: its file list, the pairing, the files, and their tables."""
+"""Acquire a project of the GDC: its file list, the pairing of slides with RNA, the files, and their tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from wsibench.cohort.clinical import read_tcga_clinical, tcga_coverage
+from wsibench.cohort.clinical import read_tcga_clinical
 from wsibench.cohort.gdc import client, download
 from wsibench.cohort.gdc.client import GdcFile
 from wsibench.cohort.gdc.pairing import Pairing, pair
@@ -15,6 +15,7 @@ from wsibench.core import (
     Artefact,
     CohortError,
     Failure,
+    GdcCohort,
     GdcError,
     Study,
     digest,
@@ -27,23 +28,61 @@ from wsibench.core import (
     writing,
 )
 
-FORMAT = 1
+FORMAT = 2
 STAGE = "cohort"
 
 
 @dataclass(frozen=True)
-class Acquired:
-    """Files that could not be fetched, and tables to report."""
+class Project:
+    """A project of the GDC, and the folders of its files."""
 
-    failures: list[Failure] = field(default_factory=list)
-    """Slides that could not be fetched."""
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """Pairing rules with their counts, and coverage of the clinical table, by title."""
-    provenance: dict[str, str] = field(default_factory=dict)
-    """Project, data release, time and address of the query."""
+    study: str
+    """Name of the study, for the commands in messages."""
+    name: str
+    """Such as ``TCGA-BRCA``."""
+    tables: Path
+    """Folder of the snapshot and of the tables made of it."""
+    slides: Path
+    rna: Path
+    streamed: bool
+    """Slides are fetched one by one when they are embedded, and not kept."""
+    snapshot: Path | None
+    """A snapshot to use instead of asking the GDC."""
+    local_slides: Path | None
+    """Folder of slides that the user has downloaded already."""
+    local_rna: Path | None
+    clinical: Path | None
+    """An export of TCGA's clinical data."""
+
+    @classmethod
+    def of(cls, study: Study) -> "Project":
+        """Take the project from a study with ``cohort: {source: gdc}``."""
+        cohort = study.cohort
+        assert isinstance(cohort, GdcCohort)
+        given = (cohort.snapshot, cohort.slides, cohort.rna, cohort.clinical)
+        paths = [study.resolve(text) if text else None for text in given]
+        return cls(study.name, cohort.project, study.gdc, study.slides, study.rna, cohort.stream, *paths)
+
+    @property
+    def snapshot_file(self) -> Artefact:
+        """The snapshot in the study's folder."""
+        if self.snapshot and not self.snapshot.is_file():
+            raise CohortError(f"There is no file {self.snapshot}.", "Correct `snapshot` of the cohort in study.yaml.")
+        given = [file_sha256(self.snapshot)] if self.snapshot else []
+        return Artefact(self.tables / "snapshot.json.gz", make_key("snapshot", FORMAT, {"project": self.name}, given))
+
+    def pairing_file(self, pairing: Pairing) -> Artefact:
+        """The table of pairing rules."""
+        key = make_key("acquisition", FORMAT, "pairing", [digest(pairing.rules.to_dict("records"))])
+        return Artefact(self.tables / "pairing.csv", key)
+
+    def expression_file(self, pairing: Pairing) -> Artefact:
+        """The expression of all genes, before a study selects some."""
+        chosen = digest(pairing.rna[["patient_id", "md5"]].to_dict("records"))
+        return Artefact(self.tables / "expression.h5ad", make_key("acquisition", FORMAT, "expression", [chosen]))
 
 
-def expected(study: Study) -> list[Artefact]:
+def expected(project: Project) -> list[Artefact]:
     """List the snapshot, the tables made of it, and (unless they are streamed) the slides.
 
     RNA files are not among them: once they have been read they may be deleted.
@@ -53,15 +92,20 @@ def expected(study: Study) -> list[Artefact]:
     NotReady
         When the GDC has not been asked yet.
     """
-    pairing = read_pairing(study)
-    artefacts = [_snapshot(study), _pairing_table(study, pairing), _expression(study, pairing)]
-    if not study.streamed:
-        artefacts += [download.artefact(file, study.slides) for file in client.gdc_files(pairing.slides)]
+    pairing = read_pairing(project)
+    artefacts = [project.snapshot_file, project.pairing_file(pairing), project.expression_file(pairing)]
+    if not project.streamed:
+        artefacts += [download.artefact(file, project.slides) for file in client.gdc_files(pairing.slides)]
     return artefacts
 
 
-def acquire(study: Study) -> Acquired:
+def acquire(project: Project) -> list[Failure]:
     """Ask, pair, fetch and read whatever is due; slides come last, since they take longest.
+
+    Returns
+    -------
+    list of Failure
+        Slides that could not be fetched.
 
     Raises
     ------
@@ -72,55 +116,64 @@ def acquire(study: Study) -> Acquired:
     CohortError
         When a table that the study names cannot be used.
     """
-    ask(study)
-    pairing = read_pairing(study)
+    ask(project)
+    pairing = read_pairing(project)
     if pairing.slides.empty:
-        raise CohortError(
-            f"No patient of {study.cohort.project} has both a diagnostic slide and RNA of a primary tumour."
-        )
+        raise CohortError(f"No patient of {project.name} has both a diagnostic slide and RNA of a primary tumour.")
     slides = client.gdc_files(pairing.slides)
-    local = local_copies(study, study.cohort.slides, slides)
-    due = [file for file in slides if file.name not in local and download.artefact(file, study.slides).due()]
-    if not study.streamed:
-        download.check_space(due, study.slides)
-    rules = _pairing_table(study, pairing)
+    local = find_local(project.local_slides, slides)
+    if not project.streamed:
+        download.check_space([file for file in slides if file.name not in local], project.slides)
+    rules = project.pairing_file(pairing)
     if rules.due():
         with writing(rules) as path:
             pairing.rules.to_csv(path, index=False)
-    expression = _expression(study, pairing)
+    expression = project.expression_file(pairing)
     if expression.due():
-        _fetch_rna(study, client.gdc_files(pairing.rna))
-        _write_expression(pairing.rna, study.rna, expression)
-    errors = {} if study.streamed else download.fetch_all(slides, study.slides, label="01 slides", local=local)
-    failures = [
-        failure(Path(file.name).stem, STAGE, artefact.key, _try_again(errors[file.name], study, "01"))
-        for file in slides
-        if file.name in errors and (artefact := download.artefact(file, study.slides))
+        _fetch_rna(project, client.gdc_files(pairing.rna))
+        _write_expression(pairing.rna, project.rna, expression)
+    errors = {} if project.streamed else download.fetch_all(slides, project.slides, label="01 slides", local=local)
+    keys = {file.name: download.artefact(file, project.slides).key for file in slides}
+    return [
+        failure(Path(name).stem, STAGE, keys[name], _try_again(error, project.study, "01"))
+        for name, error in errors.items()
     ]
-    provenance = read_meta(study.gdc / "snapshot.json.gz")["facts"]
-    title = ", ".join(filter(None, (provenance["project"], provenance["data_release"], provenance["asked"])))
-    tables = {title: pairing.rules}
-    if study.cohort.clinical:
-        clinical = read_tcga_clinical(study.resolve(study.cohort.clinical))
-        tables["Clinical data"] = tcga_coverage(clinical, sorted(set(pairing.slides["patient_id"])))
-    return Acquired(failures, tables, provenance)
 
 
-def ask(study: Study) -> None:
+def report(project: Project) -> tuple[dict[str, str], dict[str, pd.DataFrame]]:
+    """Describe an acquired project.
+
+    Returns
+    -------
+    provenance
+        Project, data release, time and address of the query.
+    tables
+        By title: the pairing rules with their counts, and a summary of the clinical data.
+    """
+    pairing, meta = read_pairing(project), read_meta(project.snapshot_file.path)
+    provenance = meta["facts"] if meta else {}
+    tables = {", ".join(filter(None, map(provenance.get, ("project", "data_release", "asked")))): pairing.rules}
+    if project.clinical:
+        clinical = read_tcga_clinical(project.clinical)
+        known = clinical.reindex(pairing.slides["patient_id"].unique()).replace("", pd.NA)
+        summary = known.describe().T.rename_axis("field").reset_index()
+        summary.insert(1, "column", summary["field"].map(clinical.attrs["columns"]).fillna(""))
+        tables[f"Clinical data of {len(known)} patients"] = summary
+    return provenance, tables
+
+
+def ask(project: Project) -> None:
     """Ask the GDC for the project's files, unless that has been done or the study names a snapshot."""
-    cohort, artefact = study.cohort, _snapshot(study)
+    artefact = project.snapshot_file
     if artefact.due():
-        if cohort.snapshot:
-            answer = client.read_snapshot(study.resolve(cohort.snapshot), cohort.project)
-        else:
-            answer = client.ask(cohort.project)
+        answer = client.read_snapshot(project.snapshot, project.name) if project.snapshot else client.ask(project.name)
         facts = {name: str(answer.get(name) or "") for name in ("project", "asked", "api")}
         facts["data_release"] = str(answer["status"].get("data_release", ""))
         with writing(artefact, **facts) as path:
             client.save_snapshot(answer, path)
 
 
-def read_pairing(study: Study) -> Pairing:
+def read_pairing(project: Project) -> Pairing:
     """Pair slides with RNA from the snapshot.
 
     Raises
@@ -128,13 +181,13 @@ def read_pairing(study: Study) -> Pairing:
     NotReady
         When the GDC has not been asked yet.
     """
-    path = study.gdc / "snapshot.json.gz"
+    path = project.tables / "snapshot.json.gz"
     key_at(path)
-    answer = client.read_snapshot(path, study.cohort.project)
+    answer = client.read_snapshot(path, project.name)
     return pair(client.file_table(answer["slides"]), client.file_table(answer["rna"]))
 
 
-def read_slides(study: Study) -> pd.DataFrame:
+def read_slides(project: Project) -> pd.DataFrame:
     """Tabulate the paired slides.
 
     Returns
@@ -143,30 +196,23 @@ def read_slides(study: Study) -> pd.DataFrame:
         One row a slide, all text: slide_id (the file's name without suffix), patient_id, site, subtype,
         path, mpp, identity (the published md5; empty for a slide that is missing, unless slides are streamed).
     """
-    paired = read_pairing(study).slides
-    files = client.gdc_files(paired)
-    subtypes = {}
-    if study.cohort.clinical:
-        subtypes = read_tcga_clinical(study.resolve(study.cohort.clinical))["subtype"].to_dict()
-    rows = pd.DataFrame(
-        {
-            "slide_id": [Path(file.name).stem for file in files],
-            "patient_id": paired["patient_id"],
-            "site": paired["site"],
-            "subtype": paired["patient_id"].map(subtypes).fillna(""),
-            "path": [str(study.slides / file.name) for file in files],
-            "mpp": "",
-            "identity": [
-                file.md5 if study.streamed or download.artefact(file, study.slides).due() is None else ""
-                for file in files
-            ],
-        }
+    rows = read_pairing(project).slides
+    artefacts = [download.artefact(file, project.slides) for file in client.gdc_files(rows)]
+    there = pd.Series([project.streamed or artefact.due() is None for artefact in artefacts], rows.index)
+    subtypes = read_tcga_clinical(project.clinical)["subtype"].to_dict() if project.clinical else {}
+    rows = rows.assign(
+        slide_id=[artefact.path.stem for artefact in artefacts],
+        subtype=rows["patient_id"].map(subtypes).fillna(""),
+        path=[str(artefact.path) for artefact in artefacts],
+        mpp="",
+        identity=rows["md5"].where(there, ""),
     )
-    return rows.sort_values(["patient_id", "slide_id"], ignore_index=True)
+    columns = ["slide_id", "patient_id", "site", "subtype", "path", "mpp", "identity"]
+    return rows[columns].sort_values(["patient_id", "slide_id"], ignore_index=True)
 
 
 def remote_files(study: Study) -> pd.DataFrame:
-    """Tabulate the files that the study needs, asking the GDC when that has not been done.
+    """Tabulate the files that a GDC study needs, asking the GDC when that has not been done.
 
     Returns
     -------
@@ -174,15 +220,16 @@ def remote_files(study: Study) -> pd.DataFrame:
         One row a file: kind (``slide`` or ``rna``), file_name, patient_id, site, size (bytes) and
         to_fetch (bool, False for files that are there or that the user has).
     """
-    ask(study)
-    pairing = read_pairing(study)
+    project = Project.of(study)
+    ask(project)
+    pairing = read_pairing(project)
     tables = []
     for kind, rows, folder, local in (
-        ("slide", pairing.slides, study.slides, study.cohort.slides),
-        ("rna", pairing.rna, study.rna, study.cohort.rna),
+        ("slide", pairing.slides, project.slides, project.local_slides),
+        ("rna", pairing.rna, project.rna, project.local_rna),
     ):
         files = client.gdc_files(rows)
-        copies = local_copies(study, local, files)
+        copies = find_local(local, files)
         due = [file.name not in copies and bool(download.artefact(file, folder).due()) for file in files]
         tables.append(rows[["file_name", "patient_id", "site", "size"]].assign(kind=kind, to_fetch=due))
     return pd.concat(tables, ignore_index=True)
@@ -213,11 +260,12 @@ def fetch_slide(study: Study, name: str) -> Iterator[Path]:
     GdcError
         When the slide cannot be fetched; a part that was fetched stays, to be continued.
     """
-    [file] = [file for file in client.gdc_files(read_pairing(study).slides) if file.name == name]
+    project = Project.of(study)
+    [file] = [file for file in client.gdc_files(read_pairing(project).slides) if file.name == name]
     try:
-        path = download.fetch(file, study.slides, local=local_copies(study, study.cohort.slides, [file]).get(name))
+        path = download.fetch(file, project.slides, local=find_local(project.local_slides, [file]).get(name))
     except GdcError as error:
-        raise _try_again(error, study, "03") from None
+        raise _try_again(error, project.study, "03") from None
     try:
         yield path
     finally:
@@ -225,69 +273,30 @@ def fetch_slide(study: Study, name: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def local_copies(study: Study, folder: str | None, files: list[GdcFile]) -> dict[str, Path]:
-    """Find files in a folder of the user's, directly in it or in a subfolder each.
-
-    Parameters
-    ----------
-    study
-        Resolves the path.
-    folder
-        As written in study.yaml; None for no folder.
-    files
-        Files to look for.
-
-    Returns
-    -------
-    dict
-        Paths by file name.
+def find_local(folder: Path | None, files: list[GdcFile]) -> dict[str, Path]:
+    """Find the user's copies of files, directly in a folder or in a subfolder each; paths by file name.
 
     Raises
     ------
     CohortError
         When there is no such folder.
     """
-    if not folder:
+    if folder is None:
         return {}
-    root = study.resolve(folder)
-    if not root.is_dir():
-        raise CohortError(f"There is no folder {root}.", "Correct `slides` or `rna` of the cohort in study.yaml.")
+    if not folder.is_dir():
+        raise CohortError(f"There is no folder {folder}.", "Correct `slides` or `rna` of the cohort in study.yaml.")
     wanted = {file.name for file in files}
-    return {path.name: path for path in [*root.glob("*"), *root.glob("*/*")] if path.name in wanted}
+    return {path.name: path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.name in wanted}
 
 
-def _try_again(error: GdcError, study: Study, stage: str) -> GdcError:
+def _try_again(error: GdcError, study: str, stage: str) -> GdcError:
     """Add the command that retries a slide, since a recorded failure is not retried by itself."""
-    command = f"wsibench run {study.name} --from {stage} --to {stage} --force"
+    command = f"wsibench run {study} --from {stage} --to {stage} --force"
     return GdcError(error.what, f"{error.remedy} To try again: {command}".strip())
 
 
-def _snapshot(study: Study) -> Artefact:
-    """Artefact of the GDC's answer: copied from the study's own snapshot when it names one, else asked for."""
-    given = []
-    if study.cohort.snapshot:
-        path = study.resolve(study.cohort.snapshot)
-        if not path.is_file():
-            raise CohortError(f"There is no file {path}.", "Correct `snapshot` of the cohort in study.yaml.")
-        given = [file_sha256(path)]
-    key = make_key("snapshot", FORMAT, {"project": study.cohort.project}, given)
-    return Artefact(study.gdc / "snapshot.json.gz", key)
-
-
-def _pairing_table(study: Study, pairing: Pairing) -> Artefact:
-    key = make_key("acquisition", FORMAT, "pairing", [digest(pairing.rules.to_dict("records"))])
-    return Artefact(study.gdc / "pairing.csv", key)
-
-
-def _expression(study: Study, pairing: Pairing) -> Artefact:
-    """Artefact of the expression of all genes, before a study selects some."""
-    chosen = pairing.rna[["patient_id", "md5"]].to_dict("records")
-    return Artefact(study.gdc / "expression.h5ad", make_key("acquisition", FORMAT, "expression", [digest(chosen)]))
-
-
-def _fetch_rna(study: Study, files: list[GdcFile]) -> None:
-    local = local_copies(study, study.cohort.rna, files)
-    errors = download.fetch_all(files, study.rna, label="01 RNA", local=local)
+def _fetch_rna(project: Project, files: list[GdcFile]) -> None:
+    errors = download.fetch_all(files, project.rna, label="01 RNA", local=find_local(project.local_rna, files))
     if errors:
         name, error = next(iter(errors.items()))
         raise GdcError(f"{len(errors)} RNA files could not be fetched; {name}: {error.what}", error.remedy)

@@ -83,7 +83,7 @@ def fetch_all(
             for future in progress(as_completed(futures), total=len(due), label=label):
                 error = future.exception()
                 unreachable = unreachable + 1 if isinstance(error, Unreachable) else 0
-                if unreachable == PARALLEL and unreachable < len(due):
+                if error and unreachable == PARALLEL and unreachable < len(due):
                     raise error
                 if isinstance(error, GdcError) and not isinstance(error, DiskFull):
                     errors[futures[future]] = error
@@ -105,11 +105,12 @@ def check_space(files: Sequence[GdcFile], folder: Path) -> None:
         When it has not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = sum(max(0, file.size - _size(part_path(file, folder))) for file in files)
+    due = [file for file in files if artefact(file, folder).due()]
+    wanted = sum(max(0, file.size - _size(part_path(file, folder))) for file in due)
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise DiskFull(
-            f"{len(files)} files need {wanted / GB:,.1f} GB and {folder} has {free / GB:,.1f} GB free.",
+            f"{len(due)} files need {wanted / GB:,.1f} GB and {folder} has {free / GB:,.1f} GB free.",
             "Move the data folder to a larger disk (WSIBENCH_DATA), or set `stream: true` in the study's cohort: "
             "then only a few slides are on the disk at once.",
         )

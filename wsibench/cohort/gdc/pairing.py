@@ -25,43 +25,24 @@ ANALYTES = ("H", "R", "T")
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition that files must meet."""
+    """A condition that files must meet; docs/tcga.md gives the reasons."""
 
     keeps: str
-    why: str
     drops: str
     """Reason stated for a file that does not meet it."""
 
 
-DIAGNOSTIC = Rule(
-    "diagnostic (DX) sections",
-    "frozen sections (TS, MS, BS) look different; a barcode such as 01A-01-DX1 is diagnostic all the same",
-    "not a diagnostic section",
-)
-PRIMARY_SLIDE = Rule(
-    "slides of primary tumours (01)",
-    "a metastasis, or normal tissue, is not the tumour whose RNA is predicted",
-    "not of a primary tumour",
-)
-PRIMARY_RNA = Rule(
-    "RNA of primary tumours (01)",
-    "the tumour on the slide, not a metastasis nor the normal tissue beside it",
-    "not of a primary tumour",
-)
-ONE_ALIQUOT = Rule(
-    "one aliquot a patient",
-    "frozen before FFPE, then the first vial, analyte H, R, T, the latest plate, the highest barcode",
-    "another aliquot of the patient was taken",
-)
-PAIRED_SLIDE = Rule(
-    "slides of patients with RNA", "all slides of a patient stay together", "no RNA of the patient's primary tumour"
-)
-PAIRED_RNA = Rule(
-    "RNA of patients with a slide", "nothing else can be paired", "no diagnostic slide of the patient's primary tumour"
-)
-
-
-LISTED = ("all files listed", "open access")
+# Frozen sections (TS, MS, BS) look different; a barcode such as 01A-01-DX1 is diagnostic all the same.
+DIAGNOSTIC = Rule("diagnostic (DX) sections", "not a diagnostic section")
+# A metastasis, or normal tissue, is not the tumour whose RNA is predicted.
+PRIMARY_SLIDE = Rule("slides of primary tumours (01)", "not of a primary tumour")
+PRIMARY_RNA = Rule("RNA of primary tumours (01)", "not of a primary tumour")
+# Frozen before FFPE, then the first vial, analyte H, R, T, the latest plate, the highest barcode.
+ONE_ALIQUOT = Rule("one aliquot a patient", "another aliquot of the patient was taken")
+# All slides of a patient stay together.
+PAIRED_SLIDE = Rule("slides of patients with RNA", "no RNA of the patient's primary tumour")
+PAIRED_RNA = Rule("RNA of patients with a slide", "no diagnostic slide of the patient's primary tumour")
+LISTED = Rule("all files listed", "")
 
 
 @dataclass(frozen=True)
@@ -73,7 +54,7 @@ class Pairing:
     rna: pd.DataFrame
     """One row a patient."""
     rules: pd.DataFrame
-    """One row a rule: what it keeps and drops, in files, patients and sites."""
+    """One row a rule: the numbers of files, patients and sites that it keeps, and of those that it drops."""
     dropped: pd.DataFrame
     """One row a dropped file: kind of file (what), id, reason."""
 
@@ -132,16 +113,16 @@ def pair(slides: pd.DataFrame, rna: pd.DataFrame) -> Pairing:
 
     def keep(what: str, table: pd.DataFrame, rule: Rule, kept: pd.Series) -> pd.DataFrame:
         dropped.append(pd.DataFrame({"what": what, "id": table.loc[~kept, "file_name"], "reason": rule.drops}))
-        counts.append(_count(what, rule.keeps, rule.why, table[kept], before=table))
+        counts.append(_count(what, rule, table[kept], before=table))
         return table[kept]
 
     slides = slides.join(parse_barcodes(slides["barcode"]))
-    counts.append(_count("slide", *LISTED, slides, before=slides))
+    counts.append(_count("slide", LISTED, slides, before=slides))
     slides = keep("slide", slides, DIAGNOSTIC, slides["section"] == "DX")
     slides = keep("slide", slides, PRIMARY_SLIDE, slides["sample"] == PRIMARY)
 
     rna = rna.join(parse_barcodes(rna["barcode"]))
-    counts.append(_count("RNA file", *LISTED, rna, before=rna))
+    counts.append(_count("RNA file", LISTED, rna, before=rna))
     rna = keep("RNA file", rna, PRIMARY_RNA, rna["sample"] == PRIMARY)
     best = _in_order_of_preference(rna).drop_duplicates("patient_id").index
     rna = keep("RNA file", rna, ONE_ALIQUOT, rna.index.to_series().isin(best))
@@ -169,14 +150,14 @@ def _in_order_of_preference(rna: pd.DataFrame) -> pd.DataFrame:
     return rna.assign(analyte=analyte).sort_values(by, ascending=[True, True, True, False, False], kind="stable")
 
 
-def _count(what: str, rule: str, why: str, kept: pd.DataFrame, before: pd.DataFrame) -> dict:
+def _count(what: str, rule: Rule, kept: pd.DataFrame, before: pd.DataFrame) -> dict[str, str | int]:
+    patients, n_before = kept["patient_id"].nunique(), before["patient_id"].nunique()
     return {
         "of": what,
-        "rule": rule,
+        "rule": rule.keeps,
         "files": len(kept),
-        "patients": kept["patient_id"].nunique(),
+        "patients": patients,
         "sites": kept["site"].nunique(),
         "dropped_files": len(before) - len(kept),
-        "dropped_patients": before["patient_id"].nunique() - kept["patient_id"].nunique(),
-        "why": why,
+        "dropped_patients": n_before - patients,
     }

@@ -5,6 +5,7 @@ groups of genes follow each of them as closely as a known Spearman correlation a
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 
 from wsibench.cohort.simulation.slides import Morphology, Stain, paint
 from wsibench.cohort.simulation.svs import write_svs
-from wsibench.core import Artefact, SimulatedCohort, Study, make_key, parallel_map, writing
+from wsibench.core import Artefact, SimulatedCohort, make_key, parallel_map, writing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,47 +53,51 @@ class SlidePlan:
     seed: np.random.SeedSequence
 
 
-def simulate(study: Study) -> None:
+def simulate(cohort: SimulatedCohort, slides: Path, tables: Path) -> None:
     """Write the slides and tables of a simulated cohort that are due.
 
-    Leaves ``slides/<slide_id>.svs``, ``truth/slides.csv``, ``truth/latents.csv`` (from which the control
-    `oracle` predicts) and ``truth/expression.h5ad``.
+    Parameters
+    ----------
+    cohort
+        Numbers of patients and sites, and the seed.
+    slides
+        Folder of the slides, ``<slide_id>.svs``.
+    tables
+        Folder of ``slides.csv``, ``latents.csv`` (from which the control `oracle` predicts) and
+        ``expression.h5ad``.
 
     Raises
     ------
     OSError
         When a slide cannot be written.
     """
-    cohort = study.cohort
     patients = simulate_patients(cohort)
     plans = plan_slides(cohort, patients)
     write: dict[str, Callable[[Path], object]] = {
-        "slides.csv": lambda path: _sample_table(plans, patients).to_csv(path, index=False),
+        "slides.csv": lambda path: _sample_table(plans, patients, Path(os.path.relpath(slides, tables))).to_csv(
+            path, index=False
+        ),
         "latents.csv": lambda path: patients[["site", *LATENTS]].to_csv(path),
         "expression.h5ad": lambda path: simulate_expression(cohort, patients).write_h5ad(path),
     }
-    tables, slides = _artefacts(study, plans)
-    due = [(artefact, plan) for artefact, plan in zip(slides, plans, strict=True) if artefact.due()]
-    parallel_map(_write_slide, due, label="01 slides")
-    for artefact in tables:
-        if artefact.due():
+    due = [artefact for artefact in expected(cohort, slides, tables) if artefact.due()]
+    by_file = {f"{plan.slide_id}.svs": plan for plan in plans}
+    parallel_map(
+        _write_slide, [(each, by_file[each.path.name]) for each in due if each.path.name in by_file], label="01 slides"
+    )
+    for artefact in due:
+        if artefact.path.name in write:
             with writing(artefact) as temporary:
                 write[artefact.path.name](temporary)
 
 
-def expected(study: Study) -> list[Artefact]:
-    """List the slides and tables that `simulate` leaves."""
-    tables, slides = _artefacts(study, plan_slides(study.cohort, simulate_patients(study.cohort)))
-    return slides + tables
-
-
-def _artefacts(study: Study, plans: list[SlidePlan]) -> tuple[list[Artefact], list[Artefact]]:
-    section = study.cohort.model_dump(mode="json")
-    key = make_key("simulate", FORMAT, section)
-    tables = [Artefact(study.truth / name, key) for name in ("slides.csv", "latents.csv", "expression.h5ad")]
-    ids = [plan.slide_id for plan in plans]
-    slides = [Artefact(study.slides / f"{each}.svs", make_key("simulate", FORMAT, [section, each])) for each in ids]
-    return tables, slides
+def expected(cohort: SimulatedCohort, slides: Path, tables: Path) -> list[Artefact]:
+    """List the files that `simulate` writes, with the same parameters."""
+    plans = plan_slides(cohort, simulate_patients(cohort))
+    paths = [slides / f"{plan.slide_id}.svs" for plan in plans]
+    paths += [tables / name for name in ("slides.csv", "latents.csv", "expression.h5ad")]
+    section = cohort.model_dump(mode="json")
+    return [Artefact(path, make_key("simulate", FORMAT, [section, path.name])) for path in paths]
 
 
 def _generator(cohort: SimulatedCohort, *purpose: int) -> np.random.Generator:
@@ -184,10 +189,10 @@ def _write_slide(task: tuple[Artefact, SlidePlan]) -> None:
         write_svs(temporary, painting, plan.stain, slide_mpp=plan.slide_mpp, magnification=magnification)
 
 
-def _sample_table(plans: list[SlidePlan], patients: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate the slides as in any cohort's table of slides; paths are relative to the table."""
+def _sample_table(plans: list[SlidePlan], patients: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Tabulate the slides as in any cohort's table of slides."""
     rows = [
-        (plan.slide_id, plan.patient_id, plan.site, patients.subtype[plan.patient_id], f"../slides/{plan.slide_id}.svs")
+        (plan.slide_id, plan.patient_id, plan.site, patients.subtype[plan.patient_id], folder / f"{plan.slide_id}.svs")
         for plan in plans
     ]
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "site", "subtype", "path"])
@@ -216,7 +221,10 @@ def simulate_expression(cohort: SimulatedCohort, patients: pd.DataFrame) -> "Ann
 
     rng = _generator(cohort, _EXPRESSION)
     n = len(patients)
-    values, names, groups, ceilings = [], [], [], []
+    values: list[np.ndarray] = []
+    names: list[str] = []
+    groups: list[str] = []
+    ceilings: list[float] = []
 
     def add(prefix: str, group: str, ceiling: float, genes: int, signal: np.ndarray, r: float) -> None:
         values.append(r * signal + math.sqrt(1 - r**2) * rng.standard_normal((n, genes)))

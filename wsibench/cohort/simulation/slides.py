@@ -153,7 +153,7 @@ def _lay_out(morphology: Morphology, rng: np.random.Generator) -> _Layout:
     angle = rng.uniform(0, math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     # Fibres wander, and bend around glands.
-    across = x * cos + y * sin + 45 * _noise(rng, n, 240) + 0.8 * cv2.GaussianBlur(gland, None, 6)
+    across = x * cos + y * sin + 45 * _noise(rng, n, 240) + 0.8 * cv2.GaussianBlur(gland, (0, 0), 6)
     along = y * cos - x * sin + 45 * _noise(rng, n, 240)
     return _Layout(tissue, depth, lumen, hot_spot, across, along)
 
@@ -171,7 +171,7 @@ def _piece(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray
 def _cells(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw a distorted Voronoi tessellation: µm to the cell's border, µm to its centre, a normal draw a cell."""
     step = round(GLAND_UM / LAYOUT_UM)
-    at = np.stack(np.mgrid[0 : n + step : step, 0 : n + step : step], -1).astype(float)
+    at = np.stack(list(np.mgrid[0 : n + step : step, 0 : n + step : step]), -1).astype(float)
     at[::2, :, 1] += step / 2
     at = (at + rng.uniform(-0.4, 0.4, at.shape) * step).reshape(-1, 2).round().astype(int)
     # Some stay empty, so that neighbours grow into them and glands differ in size.
@@ -183,7 +183,7 @@ def _cells(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np
     no_edge[:-1][cell[:-1] != cell[1:]] = 0
     no_edge[:, :-1][cell[:, :-1] != cell[:, 1:]] = 0
     border = cv2.distanceTransform(no_edge, cv2.DIST_L2, 5)
-    crowding = cv2.GaussianBlur(rng.standard_normal(cell.max() + 1, np.float32)[cell], None, 8)
+    crowding = cv2.GaussianBlur(rng.standard_normal(cell.max() + 1, np.float32)[cell], (0, 0), 8)
 
     x, y = (
         axis + (9 * _noise(rng, n, 90) + 2.5 * _noise(rng, n, 30)) / LAYOUT_UM
@@ -213,7 +213,7 @@ def _background(layout: _Layout, rng: np.random.Generator) -> tuple[np.ndarray, 
         return cv2.resize(field, (n, n), interpolation=cv2.INTER_LINEAR)
 
     grain = rng.standard_normal((n, n), np.float32)
-    granules, foam = cv2.GaussianBlur(grain, None, 0.9), cv2.GaussianBlur(grain[::-1].copy(), None, 3)
+    granules, foam = cv2.GaussianBlur(grain, (0, 0), 0.9), cv2.GaussianBlur(grain[::-1].copy(), (0, 0), 3)
     clouds = up(_noise(rng, len(layout.depth), 40))
     fibres = _fibres(up(layout.across), up(layout.along), rng)
     gland = np.clip(up(layout.depth) / 2 + 0.5, 0, 1)
@@ -240,7 +240,7 @@ def _fibres(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> 
     for thick_um, long_um, weight in ((0.8, 7, 1.0), (2.2, 14, 0.8), (6, 30, 0.5)):
         noise = rng.standard_normal((side, side), np.float32)
         wrapped = cv2.copyMakeBorder(noise, pad, pad, pad, pad, cv2.BORDER_WRAP)
-        streaks = cv2.GaussianBlur(wrapped, None, sigmaX=thick_um, sigmaY=long_um)[pad:-pad, pad:-pad]
+        streaks = cv2.GaussianBlur(wrapped, (0, 0), sigmaX=thick_um, sigmaY=long_um)[pad:-pad, pad:-pad]
         texture += weight * streaks / streaks.std()
     wave = 2.2 * np.sin(along / 11 + across / 37)
     return cv2.remap(texture / texture.std(), across + wave, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
@@ -319,7 +319,7 @@ def _at(field: np.ndarray, xy_um: np.ndarray) -> np.ndarray:
 
 def _direction(field: np.ndarray, xy_um: np.ndarray) -> np.ndarray:
     """Compute the direction (rad) of steepest ascent of a layout field at each position."""
-    smooth = cv2.GaussianBlur(field, None, 3)
+    smooth = cv2.GaussianBlur(field, (0, 0), 3)
     dx, dy = (_at(cv2.Sobel(smooth, cv2.CV_32F, *order), xy_um) for order in ((1, 0), (0, 1)))
     return np.arctan2(dy, dx)
 
@@ -344,7 +344,7 @@ def _bank(kind: _Nuclei, slide_mpp: float, rng: np.random.Generator) -> np.ndarr
 
     rim = np.exp(-(((inward - 0.5) / 0.6) ** 2))
     clumps = rng.standard_normal((ANGLES * VARIANTS, *x.shape), np.float32)
-    clumps = np.stack([cv2.GaussianBlur(one, None, 0.55 / slide_mpp) for one in clumps]).reshape(inward.shape)
+    clumps = np.stack([cv2.GaussianBlur(one, (0, 0), 0.55 / slide_mpp) for one in clumps]).reshape(inward.shape)
     chromatin = 1 - kind.pallor * (1 - rim) + 0.16 * clumps / clumps.std()
     (u0, v0), present = nucleolus
     chromatin += kind.pallor * present * np.exp(-((u - u0) ** 2 + (v - v0) ** 2) / 0.8)
