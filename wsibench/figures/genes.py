@@ -62,7 +62,17 @@ def significant(
         frames.append(frame.assign(scheme=scheme, encoder=encoder, probe=probe))
     data = pd.concat(frames, ignore_index=True)
     data = data[data[["genes", "permuted"]].max(axis=1) > 0]
-    _frame_histograms(axes, data, columns, rows)
+    for ax in axes[:n:columns]:
+        ax.set_ylabel("share of the genes")
+    for ax in axes[max(0, n - columns) : n]:
+        ax.set_xlabel("gene-wise Spearman ρ")
+        ax.tick_params(labelbottom=True)
+    for ax in axes[n:]:
+        ax.remove()
+    axes[0].set_xlim(data["rho_low"].min() - 0.02, data["rho_high"].max() + 0.02)
+    # A control that predicts every gene as constant has all of them at 0, and would leave no height to the others.
+    ranked = data[data["encoder"].isin([encoder for encoder, _, control in rows.pairs if not control])]
+    axes[0].set_ylim(0, 1.12 * (ranked if len(ranked) else data)[["genes", "permuted"]].max().max())
     style.heading(fig, f"{scheme_name(scheme)}, {part['gene'].nunique():,} genes")
     handles = [style.patch("genes with q < .05", MUTED), style.patch("other genes", MUTED, alpha=0.28)]
     style.legend(fig, [*handles, style.handle("permutation null, all genes", lw=0.7)], columns=3 if columns > 2 else 1)
@@ -84,22 +94,6 @@ def _draw_histograms(ax: Axes, frame: pd.DataFrame, colour: str) -> None:
     ax.stairs(frame["genes_below_q"], EDGES, fill=True, color=colour, lw=0)
     ax.stairs(frame["permuted"], EDGES, color=INK, lw=0.7)
     ax.axvline(0, color=MUTED, lw=0.4)
-
-
-def _frame_histograms(axes: np.ndarray, data: pd.DataFrame, columns: int, rows: Rows) -> None:
-    n = len(rows.pairs)
-    for i, ax in enumerate(axes[:n]):
-        if i % columns == 0:
-            ax.set_ylabel("share of the genes")
-        if i + columns >= n:
-            ax.set_xlabel("gene-wise Spearman ρ")
-            ax.tick_params(labelbottom=True)
-    for ax in axes[n:]:
-        ax.remove()
-    axes[0].set_xlim(data["rho_low"].min() - 0.02, data["rho_high"].max() + 0.02)
-    # A control that predicts every gene as constant has all of them at 0, and would leave no height to the others.
-    ranked = data[data["encoder"].isin([encoder for encoder, _, control in rows.pairs if not control])]
-    axes[0].set_ylim(0, 1.12 * (ranked if len(ranked) else data)[["genes", "permuted"]].max().max())
 
 
 @figure(

@@ -1,17 +1,102 @@
 """Figures of gene sets, of targets other than genes, and of the planted gene groups of a simulated cohort."""
 
 import re
+import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from wsibench.figures import style
 from wsibench.figures.catalogue import figure
-from wsibench.figures.items import MAX_PAIRS, Panel, capacity, draw_panels, label
 from wsibench.figures.rows import PAIR, Rows, competitors, primary, schemes_in_order
-from wsibench.figures.style import Figure, number, probe_name, scheme_name, sentence_case
+from wsibench.figures.style import INK, Artist, Axes, Figure, number, probe_name, scheme_name, sentence_case
 
+MAX_PAIRS = 12  # pairs of encoder and probe beyond which only each encoder's best is drawn
+ITEMS_MM, LINE_MM = 128, 2.6  # height of all items on a page, and of a line of an item's name
+NAME_WIDTH = 26  # letters of an item's name before it is broken
 MEASURES = {"spearman": "Spearman ρ", "auroc": "AUROC"}
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Panel with one row an item."""
+
+    # Columns item, encoder, probe, score, ci_low and ci_high; band_low and band_high where there is a grey band, and
+    # tick where there is a black tick.
+    table: pd.DataFrame
+    items: list[str]
+    labels: dict[str, str]  # by item
+    xlabel: str
+    title: str = ""
+    line: float = 0.0  # position of the vertical line
+
+
+def _label(name: str, counts: str) -> str:
+    """Name of an item with its counts, broken into short lines: ``pam50 (7 of 50)``."""
+    return textwrap.fill(f"{name.replace('_', ' ')} ({counts})", NAME_WIDTH)
+
+
+def _pitch_mm(rows: Rows, labels: dict[str, str]) -> float:
+    """Height of an item (mm)."""
+    return max(LINE_MM * (1 + max(text.count("\n") for text in labels.values())), 1.1 * len(rows.pairs)) + 1.2
+
+
+def _capacity(rows: Rows, labels: dict[str, str]) -> int:
+    """Number of items that fit below each other."""
+    return int(ITEMS_MM // _pitch_mm(rows, labels))
+
+
+def _draw_panels(rows: Rows, panels: list[_Panel], text: str, handles: list[Artist]) -> Figure:
+    """Draw panels side by side.
+
+    Parameters
+    ----------
+    rows
+        Encoders and probes in the order of the dots within an item.
+    panels
+        At least one.
+    text
+        Heading.
+    handles
+        Legend entries beside those of encoders and probes.
+    """
+    handles = [*rows.colour_legend(), *handles]
+    columns = 2 if len(panels) == 1 else 6
+    deep = max(len(panel.items) for panel in panels)
+    height = deep * max(_pitch_mm(rows, panel.labels) for panel in panels)
+    fig = style.new_figure(
+        style.COLUMN_MM if len(panels) == 1 else style.PAGE_MM, 24 + 3 * -(-len(handles) // columns) + height
+    )
+    axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    for ax, panel in zip(axes, panels, strict=True):
+        for i, item in enumerate(panel.items):
+            if i % 2 == 0:
+                ax.axhspan(i - 0.5, i + 0.5, color=style.FAINT, alpha=0.35, lw=0, zorder=-1)
+            _draw_item(ax, rows, panel.table[panel.table["item"] == item], i)
+        ax.axvline(panel.line, color=INK, lw=0.5, ls=(0, (3, 2)) if panel.line else "-")
+        ax.set_yticks(range(len(panel.items)), [panel.labels[item] for item in panel.items])
+        ax.set(ylim=(deep - 0.5, -0.5), xlabel=panel.xlabel, title=panel.title)
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+    style.heading(fig, text)
+    style.legend(fig, handles, columns)
+    return fig
+
+
+def _draw_item(ax: Axes, rows: Rows, part: pd.DataFrame, height: int) -> None:
+    n = len(rows.pairs)
+    shifts, half = (np.arange(n) - (n - 1) / 2) * (0.86 / n), 0.4 * 0.86 / n
+    by = part.set_index(PAIR)
+    for pair, shift in zip((pair[:2] for pair in rows.pairs), shifts, strict=True):
+        if pair in by.index:
+            row, y = by.loc[pair], height + shift
+            if "band_low" in row:
+                ax.fill_betweenx([y - half, y + half], row["band_low"], row["band_high"], color=style.BAND, lw=0)
+            rows.dot(ax, pair, row["score"], y, (row["ci_low"], row["ci_high"]), size=np.clip(14 / n, 2.2, 3.5))
+    if "tick" in part and part["tick"].max() > 0:
+        ax.plot([part["tick"].max()] * 2, [height - 0.44, height + 0.44], color=INK, lw=1)
 
 
 @figure(
@@ -39,18 +124,18 @@ def gene_sets(sets: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     rows = Rows.of(part, leaderboard, most=MAX_PAIRS)
     part = rows.among(part)
     counts = {row.set: _counts(row.n_genes, row.n_missing) for row in part.itertuples()}
-    labels = {name: label(name, text) for name, text in counts.items()}
+    labels = {name: _label(name, text) for name, text in counts.items()}
     competing = part[part["encoder"].isin(competitors(leaderboard))]
     means = (competing if len(competing) else part).groupby("set")["mean_rho"].mean()
     order = list(means.sort_values(ascending=False, kind="stable").index)
-    deep = capacity(rows, labels)
+    deep = _capacity(rows, labels)
     shown = [order[:deep], order[deep : 2 * deep]] if len(order) > deep else [order]
     names = {"set": "item", "mean_rho": "score", "random_low": "band_low", "random_high": "band_high"}
     table, xlabel = part.rename(columns=names), "mean Spearman ρ of the set (95 % interval)"
     text = scheme_name(scheme) + style.omitted(sum(map(len, shown)), len(order), "sets")
     with_bands = part["random_low"].notna().any()
     handles = [style.patch("random sets of equal size, central 95 %")] if with_bands else []
-    fig = draw_panels(rows, [Panel(table, items, labels, xlabel) for items in shown], text, handles)
+    fig = _draw_panels(rows, [_Panel(table, items, labels, xlabel) for items in shown], text, handles)
     encoder, probe, _ = rows.pairs[0]
     first = part[(part["encoder"] == encoder) & (part["probe"] == probe)]
     values = "; ".join(
@@ -88,16 +173,16 @@ def targets(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     scheme, part = primary(table[table["measure"].isin(list(MEASURES))])
     rows = Rows.of(part, leaderboard, most=MAX_PAIRS)
     part = rows.among(part)
-    labels = {row.target: label(row.target, f"{row.n_patients:,.0f}") for row in part.itertuples()}
+    labels = {row.target: _label(row.target, f"{row.n_patients:,.0f}") for row in part.itertuples()}
     panels, values = [], []
     for measure, own in part.assign(item=part["target"]).groupby("measure", sort=False):
         items, name = list(own["item"].unique()), MEASURES[measure]
-        shown = items[: capacity(rows, labels)]
+        shown = items[: _capacity(rows, labels)]
         xlabel = f"{name} (95 % interval){style.omitted(len(shown), len(items), 'targets')}"
-        panels.append(Panel(own, shown, labels, xlabel, line=own["chance"].iloc[0]))
+        panels.append(_Panel(own, shown, labels, xlabel, line=own["chance"].iloc[0]))
         for row in own.loc[own.groupby("item", sort=False)["score"].idxmax()].itertuples():
             values.append(f"{row.item} {row.encoder}, {name} {number(row.score, 2)}")
-    fig = draw_panels(rows, panels, scheme_name(scheme), [])
+    fig = _draw_panels(rows, panels, scheme_name(scheme), [])
     alt = f"Scores of targets by {scheme_name(scheme)}; best encoder of each: {'; '.join(values)}."
     return style.describe(fig, alt, part)
 
@@ -124,12 +209,12 @@ def planted_signals(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     rows, schemes = Rows.of(groups, leaderboard, most=MAX_PAIRS), schemes_in_order(groups["scheme"])
     table = rows.among(groups).rename(columns={"group": "item", "mean_rho": "score", "ceiling": "tick"})
     names = groups.drop_duplicates("group").set_index("group")
-    labels = {name: label(name, f"{n:,}") for name, n in names["n_genes"].items()}
+    labels = {name: _label(name, f"{n:,}") for name, n in names["n_genes"].items()}
     order = sorted(names.index, key=lambda name: _group_order(name, names["ceiling"][name]))
     xlabel = "mean Spearman ρ (95 % interval)"
     parts = {scheme: table[table["scheme"] == scheme] for scheme in schemes}
-    panels = [Panel(part, order, labels, xlabel, sentence_case(scheme_name(name))) for name, part in parts.items()]
-    fig = draw_panels(rows, panels, "planted gene groups", [style.handle("attainable", lw=1)])
+    panels = [_Panel(part, order, labels, xlabel, sentence_case(scheme_name(name))) for name, part in parts.items()]
+    fig = _draw_panels(rows, panels, "planted gene groups", [style.handle("attainable", lw=1)])
     ranked = [pair[:2] for pair in rows.pairs if not pair[2]]
     best = parts[schemes[0]].set_index(PAIR).loc[lambda own: own.index.isin(ranked)].groupby("item")["score"].max()
     values = [
