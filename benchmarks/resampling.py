@@ -16,9 +16,10 @@ import subprocess
 import sys
 
 import numpy as np
+from fixed_ranks import fixed_rank_means
 from scipy.stats import spearmanr
 
-from wsibench.ranking.bootstrap import sample_weights, sampled_means
+from wsibench.ranking import sample_weights, sampled_means
 from wsibench.regression.metrics import fisher_mean
 
 FOLDS = 5
@@ -63,9 +64,10 @@ def measure(way: str, draws: int, genes: int, patients: int, encoders: int) -> d
         means = loop(*part)
         scale = draws / LOOP_DRAWS * genes / part[0].shape[1]
         return {"cpu_s": (_cpu() - started) * scale, "peak_mib": _peak(), "means": means.tolist()}
-    means = sampled_means(*part, method=way)[:, 0]
+    resample = sampled_means if way == "reranked" else fixed_rank_means
+    means = resample(*part).reshape(encoders, -1)
     started = _cpu()
-    sampled_means(y, predicted, fold, weights, method=way)
+    resample(y, predicted, fold, weights)
     return {"cpu_s": _cpu() - started, "peak_mib": _peak(), "means": means.tolist()}
 
 

@@ -37,12 +37,12 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 from cohorts import Cell, Cohort, Sites, coefficients, true_rho
+from fixed_ranks import fixed_rank_means
 from scipy.stats import wilcoxon
 from threadpoolctl import threadpool_limits
 
+from wsibench import ranking
 from wsibench.core import Scheme
-from wsibench.ranking import association as measures, bootstrap, training_variance
-from wsibench.ranking.caveats import COVERAGE
 from wsibench.regression import metrics as scores, out_of_fold
 from wsibench.regression.probes.base import Fitted, Patients
 from wsibench.regression.probes.ridge import Ridge
@@ -55,6 +55,8 @@ DEFAULT = METHODS[3]
 GAPS = (1.0, 1.03, 1.1, 1.25, 1.5)
 """Factors on the second encoder's noise."""
 PERMUTATIONS = 20
+COVERAGE = Path(ranking.__file__).with_name("coverage.csv")
+"""Coverage that warnings cite."""
 Row = dict[str, Any]
 
 
@@ -104,18 +106,19 @@ def drawn(cohort: Cohort, scored: Scored, seed: int, methods: tuple[str, ...] = 
     sites = cohort.site if cohort.cell.scheme == "preserved-site" else None
     clusters = np.arange(len(cohort.y)) if sites is None else sites
     data = (cohort.y, scored.predicted)
-    weights = bootstrap.sample_weights(cohort.fold, draws=DRAWS, seed=seed, sites=sites)
-    noise = training_variance.training_draws(*data, scored.noise, cohort.fold, clusters, draws=DRAWS, seed=seed)[:, 0]
-    widening = 1.0 if sites is None else bootstrap.widening_for_sites(cohort.fold, sites)
+    weights = ranking.sample_weights(cohort.fold, draws=DRAWS, seed=seed, sites=sites)
+    noise = ranking.training_draws(*data, scored.noise, cohort.fold, clusters, draws=DRAWS, seed=seed)[:, 0]
+    widening = 1.0 if sites is None else ranking.widening_for_sites(cohort.fold, sites)
     estimate, found = scored.rho.mean(axis=1), {}
     for method in methods:
-        ranks = "reranked" if method.startswith("re-ranked") else "fixed"
-        sampled = bootstrap.sampled_means(*data, cohort.fold, weights, method=ranks)[:, 0]
+        reranked = method.startswith("re-ranked")
+        means = ranking.sampled_means if reranked else fixed_rank_means
+        sampled = means(*data, cohort.fold, weights).reshape(len(scored.predicted), -1)
         sampled = sampled + noise if method.endswith("halves") else sampled
         middle = sampled.mean(axis=1, keepdims=True)
         found[method] = (
-            bootstrap.confidence_draws(estimate, sampled, widening=widening)
-            if ranks == "reranked"
+            ranking.confidence_draws(estimate, sampled, widening=widening)
+            if reranked
             else middle + widening * (sampled - middle)
         )
     return found
@@ -136,13 +139,13 @@ def coverage_trial(cell: Cell, seed: int) -> list[Row]:
 
 def _holds(draws: np.ndarray, rho: np.ndarray, truth: np.ndarray) -> Row:
     """Whether draws (2, draws) hold the truth (2,) about mean ρ (2,) of the first encoder and of the difference."""
-    low, high = bootstrap.central_interval(draws[0])
+    low, high = ranking.central_interval(draws[0])
     delta = draws[0] - draws[1]
-    delta_low, delta_high = bootstrap.central_interval(delta)
+    delta_low, delta_high = ranking.central_interval(delta)
     return {
         "truth": truth[0], "bias_mean": rho[0] - truth[0], "width": high - low, "covers": low <= truth[0] <= high,
         "delta_covers": delta_low <= truth[0] - truth[1] <= delta_high,
-        "false_verdicts": bootstrap.two_sided_p(delta) < 0.05,
+        "false_verdicts": ranking.two_sided_p(delta) < 0.05,
     }  # fmt: skip
 
 
@@ -153,7 +156,7 @@ def power_trial(cell: Cell, seed: int) -> list[Row]:
     draws = drawn(cohort, scored, seed, (DEFAULT,))[DEFAULT]
     first, second = scored.rho.mean(axis=1)
     better = first > second
-    p, genes = bootstrap.two_sided_p(draws[0] - draws[1]), wilcoxon(scored.rho[0] - scored.rho[1]).pvalue
+    p, genes = ranking.two_sided_p(draws[0] - draws[1]), wilcoxon(scored.rho[0] - scored.rho[1]).pvalue
     return [{
         "gap": np.subtract(*scored.truth.mean(axis=1)), "right_order": better, "power": better and p < 0.05,
         "wrong": not better and p < 0.05, "wilcoxon": better and genes < 0.05,
@@ -169,7 +172,7 @@ def null_trial(cell: Cell, seed: int) -> list[Row]:
     together = np.concatenate([cohort.y, *shuffled], axis=1)  # ridge fits each column by itself
     predicted = out_of_fold(Ridge(), cohort.patients(0), together, cohort.fold).predicted
     rho = scores.fold_spearman(together, predicted, cohort.fold).mean().reshape(PERMUTATIONS + 1, -1)
-    p, q = measures.significance(rho[0], rho[1:])
+    p, q = ranking.significance(rho[0], rho[1:])
     null = np.arange(cell.genes) >= cell.genes - cell.null_genes
     found = q < 0.05
     return [{
@@ -194,10 +197,10 @@ def external_trial(cell: Cell, seed: int) -> list[Row]:
     truth = [true_rho(cell, train.sites, encoder, coefficients(each)).mean() for encoder, each in enumerate(fitted)]
     fold = np.zeros(cell.patients, int)
     rho = np.array([scores.fold_spearman(test.y, each, fold).mean().mean() for each in predicted])
-    weights = bootstrap.sample_weights(fold, draws=DRAWS, seed=seed, sites=test.site)
-    sampled = bootstrap.sampled_means(test.y, predicted, fold, weights, method="reranked")[:, 0]
-    widening = bootstrap.widening_for_sites(fold, test.site)
-    draws = bootstrap.confidence_draws(rho, sampled, widening=widening)
+    weights = ranking.sample_weights(fold, draws=DRAWS, seed=seed, sites=test.site)
+    sampled = ranking.sampled_means(test.y, predicted, fold, weights)[:, 0]
+    widening = ranking.widening_for_sites(fold, test.site)
+    draws = ranking.confidence_draws(rho, sampled, widening=widening)
     return [_holds(draws, rho, np.array(truth))]
 
 
@@ -280,7 +283,10 @@ def keep(rows: list[Row], path: Path) -> None:
 def publish(folder: Path) -> None:
     """Write what the package cites beside a leaderboard: the range of coverage by patients and sites."""
     table = pd.read_csv(folder / "coverage.csv")
-    kinds = table[table["method"] == DEFAULT].groupby(["scheme", "patients", "sites"])
+    external = pd.read_csv(folder / "external.csv").assign(scheme="external")
+    kinds = pd.concat([table[table["method"] == DEFAULT], external]).groupby(
+        ["scheme", "patients", "sites"], sort=False
+    )
     cited = kinds.agg(coverage_low=("covers", "min"), coverage_high=("covers", "max"), cohorts=("cohorts", "min"))
     cited.to_csv(COVERAGE)
     print(f"{len(cited)} kinds of cohorts: {COVERAGE}")

@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from wsibench import assembly, cohort, regression, tiling
+from wsibench import assembly, cohort, ranking, regression, tiling
 from wsibench.core import CHECKOUT, Study, read_failures
 from wsibench.embedding import read_features
-from wsibench.ranking import leaderboard as ranking
 from wsibench.tiling import read_tiles
 
 pytestmark = pytest.mark.real

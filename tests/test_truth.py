@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from wsibench import ranking
 from wsibench.core import CHECKOUT, Artefact, Study, key_at
-from wsibench.ranking import leaderboard as ranking
 
 ENCODERS = ["texture", "colour", "random-vit"]
 PLANTED = [

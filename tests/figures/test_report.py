@@ -11,11 +11,10 @@ import pytest
 import yaml
 from boards import BOARD
 
-from wsibench import assembly, cohort, figures, regression, tiling
+from wsibench import assembly, cohort, figures, ranking, regression, tiling
 from wsibench.cli.run import leaderboard_text
 from wsibench.core import Failure, NotReady, Study, record_failures
 from wsibench.figures import report
-from wsibench.ranking import leaderboard as ranking
 
 LOADED = re.compile(
     r"""(?:\bsrc|\bsrcset|<link[^>]*\bhref)\s*=\s*["']?\s*(?:https?:)?//"""

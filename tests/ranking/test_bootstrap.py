@@ -1,11 +1,14 @@
 """Samples of patients and sites, and intervals, ranks and p-values from them."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
-from scipy.stats import norm, rankdata, spearmanr
+from scipy.stats import norm, spearmanr
 
-from wsibench.ranking import bootstrap
-from wsibench.regression import metrics as scores
+from wsibench.ranking import bootstrap, resampling
+from wsibench.regression import Patients, fold_spearman, out_of_fold
 
 
 @pytest.fixture
@@ -19,15 +22,15 @@ def cohort():
 
 def test_patient_bootstrap_keeps_the_size_of_every_fold():
     fold = np.repeat([0, 1, 2], [5, 20, 40])
-    weights = bootstrap.sample_weights(fold, draws=50, seed=0)
+    weights = resampling.sample_weights(fold, draws=50, seed=0)
     for label, n in enumerate((5, 20, 40)):
         assert (weights[:, fold == label].sum(axis=1) == n).all()
-    np.testing.assert_array_equal(weights, bootstrap.sample_weights(fold, draws=50, seed=0))
+    np.testing.assert_array_equal(weights, resampling.sample_weights(fold, draws=50, seed=0))
 
 
 def test_site_bootstrap_draws_whole_sites():
     sites = np.repeat(list("abcdef"), [3, 9, 1, 7, 5, 5])
-    weights = bootstrap.sample_weights(np.zeros(30), draws=200, seed=0, sites=sites)
+    weights = resampling.sample_weights(np.zeros(30), draws=200, seed=0, sites=sites)
     for site in "abcdef":
         assert (np.ptp(weights[:, sites == site], axis=1) == 0).all()
     assert len(np.unique(weights.sum(axis=1))) > 1
@@ -35,28 +38,15 @@ def test_site_bootstrap_draws_whole_sites():
 
 def test_unit_weights_give_the_estimate_itself(cohort):
     measured, predicted, fold = cohort
-    found = bootstrap.sampled_means(measured, [predicted, -predicted], fold, np.ones((1, 120), np.float32))
-    expected = scores.fold_spearman(measured, predicted, fold).mean().mean()
+    found = resampling.sampled_means(measured, [predicted, -predicted], fold, np.ones((1, 120), np.float32))
+    expected = fold_spearman(measured, predicted, fold).mean().mean()
     np.testing.assert_allclose(found[:, 0, 0], [expected, -expected], atol=1e-5)
-
-
-def test_weighted_correlation_of_ranks_is_that_of_repeated_patients(cohort):
-    measured, predicted, fold = cohort
-    weights = bootstrap.sample_weights(fold, draws=3, seed=1)
-    found = bootstrap.sampled_means(measured, [predicted], fold, weights)[0, 0]
-    for draw, w in enumerate(weights.astype(int)):
-        z = 0
-        for label in range(5):
-            ranks = [rankdata(a[fold == label], axis=0).repeat(w[fold == label], axis=0) for a in (measured, predicted)]
-            rho = np.array([np.corrcoef(ranks[0][:, g], ranks[1][:, g])[0, 1] for g in range(30)])
-            z = z + np.arctanh(rho) / 5
-        assert found[draw] == pytest.approx(np.tanh(z).mean(), abs=1e-5)
 
 
 def test_reranked_samples_are_resampled_rows_given_to_scipy(cohort):
     measured, predicted, fold = cohort
-    weights = bootstrap.sample_weights(fold, draws=70, seed=1)
-    found = bootstrap.sampled_means(measured, [predicted, -predicted], fold, weights, method="reranked")
+    weights = resampling.sample_weights(fold, draws=70, seed=1)
+    found = resampling.sampled_means(measured, [predicted, -predicted], fold, weights)
     for draw in (0, 1, 63, 64, 69):
         z = 0
         for label in range(5):
@@ -67,46 +57,44 @@ def test_reranked_samples_are_resampled_rows_given_to_scipy(cohort):
         assert found[1, 0, draw] == pytest.approx(-np.tanh(z).mean(), abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["fixed", "reranked"])
-def test_samples_of_sites_that_leave_a_fold_empty_are_survived(cohort, method):
+def test_samples_of_sites_that_leave_a_fold_empty_are_survived(cohort):
     measured, predicted, fold = cohort
     sites = np.arange(120) // 12 * 5 + fold  # two or three patients each, none in two folds
-    weights = bootstrap.sample_weights(fold, draws=100, seed=1, sites=np.where(fold == 0, "a", sites.astype(str)))
+    weights = resampling.sample_weights(fold, draws=100, seed=1, sites=np.where(fold == 0, "a", sites.astype(str)))
     assert (weights[:, fold == 0].sum(axis=1) == 0).any()
-    found = bootstrap.sampled_means(measured, [predicted], fold, weights, method=method)
+    found = resampling.sampled_means(measured, [predicted], fold, weights)
     assert np.isfinite(found).all()
-    assert abs(found.mean() - scores.fold_spearman(measured, predicted, fold).mean().mean()) < 0.06
+    assert abs(found.mean() - fold_spearman(measured, predicted, fold).mean().mean()) < 0.06
 
 
 def test_gene_sets_are_averaged_apart(cohort):
     measured, predicted, fold = cohort
-    weights = bootstrap.sample_weights(fold, draws=4, seed=1)
+    weights = resampling.sample_weights(fold, draws=4, seed=1)
     sets = np.zeros((2, 30), bool)
     sets[0, :10] = sets[1, 25:] = True
-    found = bootstrap.sampled_means(measured, [predicted], fold, weights, sets)
+    found = resampling.sampled_means(measured, [predicted], fold, weights, sets)
     for row, genes in enumerate((slice(0, 10), slice(25, 30))):
-        alone = bootstrap.sampled_means(measured[:, genes], [predicted[:, genes]], fold, weights)
+        alone = resampling.sampled_means(measured[:, genes], [predicted[:, genes]], fold, weights)
         np.testing.assert_allclose(found[:, row], alone[:, 0], atol=1e-6)
 
 
 def test_batches_of_genes_change_nothing(cohort, monkeypatch):
     measured, predicted, fold = cohort
-    weights = bootstrap.sample_weights(fold, draws=4, seed=1)
-    whole = bootstrap.sampled_means(measured, [predicted], fold, weights)
-    monkeypatch.setattr(bootstrap, "GENE_BATCH", 7)
-    np.testing.assert_allclose(bootstrap.sampled_means(measured, [predicted], fold, weights), whole, rtol=1e-6)
+    weights = resampling.sample_weights(fold, draws=4, seed=1)
+    whole = resampling.sampled_means(measured, [predicted], fold, weights)
+    monkeypatch.setattr(resampling, "GENE_BATCH", 7)
+    np.testing.assert_allclose(resampling.sampled_means(measured, [predicted], fold, weights), whole, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["fixed", "reranked"])
-def test_bootstrap_survives_folds_without_variation(method):
+def test_bootstrap_survives_folds_without_variation():
     rng = np.random.default_rng(0)
     fold = np.repeat([0, 1], [4, 30])
     measured = rng.normal(size=(34, 2)).astype(np.float32)
     measured[1:4] = measured[0]
     predicted = np.zeros_like(measured)
     predicted[:, 1] = measured[:, 1]
-    weights = bootstrap.sample_weights(fold, draws=100, seed=0)
-    found = bootstrap.sampled_means(measured, [predicted], fold, weights, np.eye(2, dtype=bool), method=method)[0]
+    weights = resampling.sample_weights(fold, draws=100, seed=0)
+    found = resampling.sampled_means(measured, [predicted], fold, weights, np.eye(2, dtype=bool))[0]
     assert (found[0] == 0).all()
     assert (found[1] > 0.99).all()
 
@@ -121,9 +109,9 @@ def coverage(n, sites=None, cohorts=150):
         fold = site % 5
         y, e = (np.sqrt(0.3) * rng.normal(size=(n, 1)) + np.sqrt(0.7) * rng.normal(size=(n, 20)) for _ in range(2))
         x = 0.8 * y + 0.6 * e
-        estimate = scores.fold_spearman(y, x, fold).mean().mean()
-        weights = bootstrap.sample_weights(fold, draws=300, seed=seed, sites=site if sites else None)
-        sampled = bootstrap.sampled_means(y, [x], fold, weights, method="reranked")[0, 0]
+        estimate = fold_spearman(y, x, fold).mean().mean()
+        weights = resampling.sample_weights(fold, draws=300, seed=seed, sites=site if sites else None)
+        sampled = resampling.sampled_means(y, [x], fold, weights)[0, 0]
         widening = bootstrap.widening_for_sites(fold, site) if sites else 1.0
         draws = bootstrap.confidence_draws(estimate, sampled, widening=widening)
         low, high = bootstrap.central_interval(draws)
@@ -193,3 +181,58 @@ def test_far_out_few_sites_tell_less_and_at_five_per_cent_the_widening_says_it_a
 def test_a_hundred_pairs_that_are_far_apart_are_told_apart():
     draws = np.random.default_rng(0).normal(5, 1, size=(100, 500))
     assert bootstrap.holm(np.array([bootstrap.two_sided_p(each) for each in draws])).max() < 0.05
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The plainest probe, fast enough for hundreds of cohorts."""
+
+    needs: ClassVar[str] = "mean"
+    columnwise: ClassVar[bool] = True
+
+    def fit(self, patients: Patients, y: np.ndarray, *, seed: int = 0) -> "LeastSquares.Fitted":
+        centre = y.mean(axis=0)
+        return self.Fitted(np.linalg.lstsq(patients.mean, y - centre, rcond=None)[0], centre)
+
+    @dataclass(frozen=True)
+    class Fitted:
+        weights: np.ndarray
+        centre: np.ndarray
+        chosen: ClassVar[dict[str, Any]] = {}
+
+        def predict(self, patients: Patients) -> np.ndarray:
+            return patients.mean @ self.weights + self.centre
+
+
+def test_without_signal_training_draws_have_half_of_the_variance_of_the_score():
+    n, genes, scored, by_patients, by_training = 100, 4, [], [], []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(n, 6)).astype(np.float32), rng.normal(size=(n, genes)).astype(np.float32)
+        ids, fold = np.arange(n), np.arange(n) % 5
+        found = out_of_fold(LeastSquares(), Patients(ids, ids, mean=x), y, fold, split_half=True)
+        scored.append(fold_spearman(y, found.predicted, fold).mean().mean())
+        weights = resampling.sample_weights(fold, draws=60, seed=seed)
+        sampled = resampling.sampled_means(y, [found.predicted], fold, weights)[0, 0]
+        added = bootstrap.training_draws(y, [found.predicted], [found.noise], fold, ids, draws=60, seed=seed)[0, 0]
+        by_patients.append(sampled.var(ddof=1))
+        by_training.append(added.var(ddof=1))
+    share = np.array([np.mean(by_patients), np.mean(by_training)]) / np.var(scored)
+    assert share[0] < 0.7, "samples of the evaluated patients miss a good part of the variance"
+    assert share[1] == pytest.approx(0.5, abs=0.15)
+    assert share.sum() > 0.75, "re-ranked samples of 20 patients a fold vary too much, never too little"
+
+
+def test_training_draws_move_sites_as_one_and_encoders_alike():
+    rng = np.random.default_rng(0)
+    site = np.repeat(np.arange(20), 10)
+    fold, shared = site % 5, rng.normal(size=20)[site][:, None]
+    y, x = shared + 0.1 * rng.normal(size=(200, 6)), rng.normal(size=(200, 6))
+    noise = rng.normal(size=20)[site][:, None] * np.ones(6)
+    alone, together = (
+        bootstrap.training_draws(y, [x, x], [noise, noise], fold, clusters, draws=2000, seed=0)[:, 0]
+        for clusters in (np.arange(200), site)
+    )
+    assert together[0].std() > 2 * alone[0].std()
+    assert np.array_equal(together[0], together[1])
+    assert abs(together[0].mean()) < 0.1 * together[0].std()

@@ -1,4 +1,4 @@
-"""The leaderboard and its companions, on studies whose answer is known."""
+"""The leaderboard and the tables beside it, on studies whose answer is known."""
 
 import numpy as np
 import pandas as pd
@@ -6,11 +6,16 @@ import pytest
 import trials
 import yaml
 
-from wsibench import assembly, cohort, regression
-from wsibench.core import CHECKOUT, CohortError, NotReady, Study
-from wsibench.ranking import leaderboard as ranking, permutation as null
-from wsibench.ranking.leaderboard import TABLES, rank, read
-from wsibench.regression import fits
+from wsibench.core import CHECKOUT, CohortError, NotReady, Study, StudyError
+from wsibench.ranking import expected, headline, permutation, rank, read, read_null
+from wsibench.ranking.leaderboard import describe_best
+from wsibench.ranking.tables import TABLES
+from wsibench.regression import fits, regress
+
+COLUMNS = [
+    "rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "n_patients",
+    "n_genes", "n_undefined", "tcga", "study_key", "n_sites", "control",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +43,14 @@ def study(tmp_path_factory):
 
 def ranked(folder, **sections):
     study = trials.assembled(folder, **sections)
-    regression.regress(study)
+    regress(study)
     rank(study)
     return study
 
 
 def test_the_better_encoder_leads_and_controls_carry_no_rank(study):
     board = read(study, "leaderboard")
-    assert board.columns.tolist() == TABLES["leaderboard"]
+    assert board.columns.tolist() == COLUMNS
     assert board["scheme"].tolist() == ["preserved-site"] * 3 + ["random-patient"] * 3
     assert board["encoder"].tolist() == ["good", "poor", "site"] * 2
     assert board["rank"].fillna(0).tolist() == [1, 2, 0] * 2
@@ -69,7 +74,7 @@ def test_leaderboard_is_the_mean_of_the_scores(study):
     np.testing.assert_array_equal(found["size"], board["n_genes"])
 
 
-def test_site_genes_are_read_only_where_sites_are_shared(study):
+def test_site_genes_are_predicted_only_where_sites_are_shared(study):
     groups = read(study, "groups").set_index(["scheme", "encoder", "group"])["mean_rho"]
     assert groups["random-patient", "site", "site"] > 0.5
     assert abs(groups["preserved-site", "site", "site"]) < 0.1
@@ -84,15 +89,12 @@ def test_differences_and_rank_frequencies_agree_with_the_board(study):
         assert row.delta == pytest.approx(board[row.scheme, "good"] - board[row.scheme, "poor"])
         assert 0 < row.ci_low < row.delta < row.ci_high
         assert row.p == row.p_holm < 0.05
-        assert row.p_corrected_t < 0.2
-        assert row.p_a_better > 0.9
-        assert row.p_a_better + row.p_equal + row.p_b_better == pytest.approx(1)
     frequencies = read(study, "rank_frequencies")
     assert frequencies.groupby(["scheme", "encoder"])["frequency"].sum().tolist() == pytest.approx([1] * 4)
     assert "site" not in set(frequencies["encoder"])
 
 
-def test_permuted_pairing_keeps_what_a_site_is_worth_and_nothing_else(study):
+def test_permutation_within_sites_keeps_the_score_of_the_site_and_nothing_else(study):
     table = read(study, "null")
     table = table[table["kind"] == "within-site"].set_index(["scheme", "encoder", "group"])
     assert (table["permutations"] == 12).all()
@@ -103,14 +105,14 @@ def test_permuted_pairing_keeps_what_a_site_is_worth_and_nothing_else(study):
     assert set(table.index.get_level_values("group")) == {"", "good", "site", "null"}
 
 
-def test_shuffled_over_all_patients_not_even_the_site_is_left(study):
+def test_free_permutation_leaves_no_score_to_the_site(study):
     table = read(study, "null").set_index(["kind", "scheme", "encoder", "group"])
     free = table.loc["free"]
     assert (free["permutations"] == 8).all()
     assert (free["mean"].abs() < 0.1).all()
     assert free.loc[("random-patient", "site", "site"), "q975"] < 0.2
     significant = read(study, "measures").set_index(["scheme", "encoder"])["permutations"]
-    assert (significant == 12).all(), "significance stands on the shuffles within sites"
+    assert (significant == 12).all(), "significance is measured against permutation within sites"
 
 
 def test_without_free_permutations_there_is_no_such_null(folder):
@@ -118,28 +120,27 @@ def test_without_free_permutations_there_is_no_such_null(folder):
     assert set(read(study, "null")["kind"]) == {"within-site"}
 
 
-def test_the_null_is_that_of_the_same_shuffles_fitted_one_by_one(folder, monkeypatch):
-    study = trials.assembled(folder)
-    regression.regress(study)
-    null.permute(study)
-    together = null.read_null(study, fits(study)[0])
-    null.artefact(study, fits(study)[0]).path.unlink()
-    monkeypatch.setattr(null, "COLUMNS", 1)
-    null.permute(study)
-    np.testing.assert_allclose(null.read_null(study, fits(study)[0]), together, atol=0.02)
+def test_permutations_fitted_together_are_those_fitted_one_by_one(folder, monkeypatch):
+    study = ranked(folder)
+    fit = fits(study)[0]
+    together = read_null(study, fit)
+    study.null_parquet(fit.scheme, fit.encoder, fit.probe).unlink()
+    monkeypatch.setattr(permutation, "MAX_COLUMNS", 1)
+    rank(study)
+    np.testing.assert_allclose(read_null(study, fit), together, atol=0.02)
 
 
 def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(folder):
     study = ranked(folder)
-    assert not any(artefact.due() for artefact in ranking.expected(study))
+    assert not any(artefact.due() for artefact in expected(study))
     board = study.leaderboard_csv.read_bytes()
     rank(study)
     study.leaderboard_csv.unlink()
     rank(study)
     assert study.leaderboard_csv.read_bytes() == board
     study = trials.load(folder, ranking={**trials.RANKING, "rope": 0.05})
-    due = {artefact.path.name for artefact in ranking.expected(study) if artefact.due()}
-    assert due == {"scores.parquet", *(f"{table}.csv" for table in TABLES)}
+    due = {artefact.path.name for artefact in expected(study) if artefact.due()}
+    assert due == {"scores.parquet", "sites.csv", "warnings.csv", *(f"{table}.csv" for table in TABLES)}
 
 
 def test_gene_constant_in_a_fold_is_left_out_for_all_and_listed(folder):
@@ -154,7 +155,7 @@ def test_gene_constant_in_a_fold_is_left_out_for_all_and_listed(folder):
     assert "G3" not in set(pd.read_parquet(study.scores_parquet)["gene"])
 
 
-def test_features_that_say_nothing_score_zero_and_are_counted(folder):
+def test_constant_predictions_score_zero_and_are_counted(folder):
     rows = pd.read_csv(folder / "poor.csv")
     # Varies for one patient only: in the fold that holds this patient out, training sees a constant.
     rows[rows.columns[1:]] = 0.0
@@ -189,10 +190,20 @@ def test_controls_alone_give_a_board_without_ranks(folder):
     assert np.isfinite(board["mean_rho"]).all()
 
 
-def test_thirteen_patients_still_give_numbers(data_root):
-    trials.write_tables(data_root / "few", n=13, sites=4)
-    board = read(ranked(data_root / "few", ranking={"bootstrap": 100, "permutations": {}}), "leaderboard")
+def test_few_sites_give_scores_but_no_ranking(data_root):
+    trials.write_tables(data_root / "few", n=30, sites=5)
+    study = ranked(data_root / "few", ranking={"bootstrap": 100, "permutations": {}})
+    board = read(study, "leaderboard")
     assert np.isfinite(board[["mean_rho", "ci_low", "ci_high", "median_rho"]]).all(axis=None)
+    by_site = board["scheme"] == "preserved-site"
+    assert board.loc[by_site, ["rank", "p_best"]].isna().all(axis=None)
+    assert board.loc[~by_site & ~board["control"], ["rank", "p_best"]].notna().all(axis=None)
+    assert headline(study) == "5 sites cannot support a ranking."
+    assert read(study, "encoders").set_index("scheme").loc["preserved-site", "p_best"].isna().all()
+    assert read(study, "exposure").set_index("scheme").loc["preserved-site", "rank"].isna().all()
+    assert set(read(study, "rank_frequencies")["scheme"]) == {"random-patient"}
+    warnings = read(study, "warnings").set_index(["scheme", "what"])["message"]
+    assert warnings["preserved-site", "cohort size"].startswith("5 sites in 3 folds cannot support a ranking")
 
 
 def test_folds_of_three_patients_are_one_clear_error(data_root):
@@ -202,9 +213,8 @@ def test_folds_of_three_patients_are_one_clear_error(data_root):
 
 
 def test_without_targets_their_table_is_empty(study):
-    assert read(study, "targets").columns.tolist() == TABLES["targets"]
     assert len(read(study, "targets")) == 0
-    assert not (study.root / "targets").exists()
+    assert "n_genes_absent" in read(study, "targets")
 
 
 def test_group_named_null_is_text(study):
@@ -250,6 +260,44 @@ def test_rank_without_exposed_encoders(folder):
     assert table["p_best_unexposed"].sum() == pytest.approx(1)
 
 
+def test_an_encoder_is_ranked_by_its_mean_over_shared_probes(folder):
+    study = ranked(folder, probes=["ridge", "pca-ridge"], ranking={"bootstrap": 100, "permutations": {}})
+    board, encoders = read(study, "leaderboard"), read(study, "encoders")
+    assert encoders["encoder"].tolist() == ["good", "poor"] * 2
+    assert (encoders["n_probes"] == 2).all()
+    assert encoders.groupby("scheme")["p_best"].sum().tolist() == pytest.approx([1, 1])
+    means = board.groupby(["scheme", "encoder"])["mean_rho"].mean()
+    for row in encoders.itertuples():
+        assert row.mean_rho == pytest.approx(means[row.scheme, row.encoder])
+        assert row.ci_low < row.mean_rho < row.ci_high
+    # Ridge and PCA + ridge share the draws of one encoder, which each of them gets a part of.
+    own = board[(board["scheme"] == "preserved-site") & (board["encoder"] == "good")]["p_best"]
+    assert encoders["p_best"][0] >= own.max()
+    assert headline(study).startswith(
+        "good predicts gene expression best of 2 encoders in preserved-site folds: mean ρ"
+    )
+    assert "over 2 probes" in headline(study)
+
+
+def test_the_headline_names_one_encoder_and_no_encoder(study):
+    board, encoders = read(study, "leaderboard"), read(study, "encoders")
+    alone = describe_best(board, encoders[encoders["encoder"] == "good"])
+    assert alone.endswith("in preserved-site folds; no other encoder was run.")
+    assert describe_best(board, encoders[:0]) == "Only controls were run: there is nothing to rank."
+
+
+def test_sites_and_warnings_stand_beside_the_leaderboard(study):
+    sites = read(study, "sites")
+    assert sites["encoder"].tolist() == ["good", "poor", "site"]
+    assert sites.set_index("encoder").loc["site", "balanced_accuracy"] == 1
+    warnings = read(study, "warnings")
+    assert warnings[["scheme", "what"]].to_numpy().tolist() == [
+        ["preserved-site", "cohort size"],
+        ["random-patient", "cohort size"],
+    ]
+    assert warnings["message"].str.startswith("60 patients of 6 sites: in simulated cohorts of ").all()
+
+
 def test_adjusted_for_subtype_and_purity_where_they_are_known(folder):
     patients = pd.read_csv(folder / "patients.csv")
     patients["subtype"] = np.where(np.arange(60) % 2, "A", "B")
@@ -258,12 +306,12 @@ def test_adjusted_for_subtype_and_purity_where_they_are_known(folder):
     purity.iloc[:40].to_csv(folder / "purity.csv", index=False)
     given = {"covariates": "purity.csv", "given": ["purity"]}
     table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}, **given}), "adjusted")
-    assert {"within subtype", "given subtype", "given purity", "without 1 PC"} <= set(table["adjustment"])
+    assert {"within subtype", "given subtype", "given purity"} <= set(table["adjustment"])
     assert (table.loc[table["adjustment"] == "given purity", "n_patients"] == 40).all()
     assert np.isfinite(table[["mean_rho", "median_rho", "unadjusted_rho"]]).all(axis=None)
     table = table.set_index(["adjustment", "encoder", "scheme"]).sort_index()
     assert table.loc[("given subtype", "good"), "mean_rho"].min() > 0.1
-    # An alternation that means nothing takes nothing away.
+    # Random subtypes change nothing.
     for name in ("within subtype", "given subtype"):
         row = table.loc[(name, "good", "preserved-site")]
         assert row["mean_rho"] == pytest.approx(row["unadjusted_rho"], abs=0.05)
@@ -296,9 +344,9 @@ def test_another_cohort_and_other_features_need_another_study_yaml_and_no_code(d
     content["probes"], content["folds"]["repeats"] = ["ridge", "pca-ridge"], 2
     (folder / "study.yaml").write_text(yaml.safe_dump(content))
     study = Study.load("own")
-    cohort.build(study)
-    assembly.assemble(study)
-    regression.regress(study)
+    trials.cohort.build(study)
+    trials.assembly.assemble(study)
+    regress(study)
     board = rank(study)
     competing = board[board["encoder"] == "mine"]
     assert sorted(competing["probe"]) == ["pca-ridge"] * 2 + ["ridge"] * 2
@@ -307,3 +355,92 @@ def test_another_cohort_and_other_features_need_another_study_yaml_and_no_code(d
     assert (board.loc[board["encoder"] != "mine", "mean_rho"].abs() < 0.2).all()
     scores = pd.read_parquet(study.scores_parquet).query("encoder == 'mine'")
     assert (scores.groupby("gene")["rho"].max() > 0.5).to_dict() == dict.fromkeys("ABCD", True) | {"E": False}
+
+
+def test_encoders_of_complementary_features_are_better_together(folder):
+    z, rng = trials.latent(60), np.random.default_rng(5)
+    ids = pd.Index([f"P{i:03d}" for i in range(60)], name="patient_id")
+    for name, columns in (("first", [0]), ("others", [1, 2])):
+        x = z[:, columns] @ rng.normal(size=(len(columns), 6)) + 0.5 * rng.normal(size=(60, 6))
+        pd.DataFrame(x, ids).to_csv(folder / f"{name}.csv")
+    tables = {"first": {"table": "first.csv", "tcga": "no"}, "others": {"table": "others.csv"}}
+    permuted = {"bootstrap": 100, "permutations": {"ridge": 4}}
+    study = ranked(folder, features=tables, fusion=["first", "others"], ranking=permuted)
+    groups = read(study, "groups").query("group == 'good'").set_index(["scheme", "encoder"])["mean_rho"]
+    board = read(study, "leaderboard").set_index(["scheme", "encoder"])
+    for scheme in study.folds.schemes:
+        assert groups[scheme, "fusion"] > max(groups[scheme, "first"], groups[scheme, "others"]) + 0.05
+        assert board.loc[(scheme, "fusion"), "rank"] == 1
+        assert board.loc[(scheme, "fusion"), "tcga"] == "unknown"
+    permutations = read(study, "measures").set_index("encoder")["permutations"]
+    assert (permutations["fusion"] == 0).all()
+    assert (permutations["first"] == 4).all()
+    fused = [study.predictions_h5ad(scheme, "fusion", "ridge") for scheme in study.folds.schemes]
+    study = trials.assembled(folder, features=tables | {"good": {"table": "good.csv"}}, fusion=["first", "others"])
+    assert not any(artefact.due() for artefact in expected(study) if artefact.path in fused)
+    study = trials.assembled(folder, features=tables | {"good": {"table": "good.csv"}}, fusion=["first", "good"])
+    assert all(artefact.due() for artefact in expected(study) if artefact.path in fused)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "message"),
+    [
+        (["good"], "at least two"),
+        (["good", "good"], "at least two"),
+        (["good", "pooor"], "pooor"),
+        (["good", "site"], "site"),
+    ],
+)
+def test_a_fusion_that_cannot_be_made_is_refused_by_name(folder, fusion, message):
+    with pytest.raises(StudyError, match=f"fusion.*{message}"):
+        trials.load(folder, fusion=fusion)
+
+
+def test_the_name_of_the_fusion_is_reserved(folder):
+    with pytest.raises(StudyError, match="fusion"):
+        trials.load(folder, features={"fusion": {"table": "good.csv"}})
+
+
+def test_splits_vary_and_ridge_has_no_seeds(folder):
+    folds, settings = {"n": 3, "seed": 2, "repeats": 3}, {"bootstrap": 100, "permutations": {}}
+    study = ranked(folder, folds=folds, ranking=settings)
+    board, spread = read(study, "leaderboard"), read(study, "spread")
+    both = spread.merge(board, on=["scheme", "encoder", "probe"], suffixes=("", "_board"))
+    assert len(both) == len(board)
+    encoders, controls = both[~both["control"]], both[both["control"]]
+    assert (encoders["n_splits"] == 3).all()
+    assert (controls["n_splits"] == 1).all()
+    np.testing.assert_allclose(controls["mean_rho"], controls["mean_rho_board"], atol=1e-6)
+    assert encoders["sd_splits"].between(1e-4, 0.1).all()
+    assert encoders["sd_patients"].gt(0).all()
+    assert (encoders["mean_rho"] - encoders["mean_rho_board"]).abs().max() < 0.1
+    assert (spread["n_seeds"] == 1).all()
+    assert spread["sd_seeds"].isna().all()
+
+
+def test_seeds_of_a_network_are_scored_one_by_one(folder):
+    study = trials.with_tiles(
+        folder,
+        encoders=["colour"],
+        controls=[],
+        probes=["abmil"],
+        folds={"n": 2, "schemes": ["random-patient"]},
+        abmil={"seeds": 2, "epochs": 4},
+        ranking={"bootstrap": 100, "permutations": {}},
+    )
+    regress(study)
+    rank(study)
+    spread = read(study, "spread")
+    assert spread["n_seeds"].tolist() == [2]
+    assert np.isfinite(spread["sd_seeds"]).all()
+    assert spread["sd_splits"].isna().all()
+
+
+def test_another_content_of_the_covariates_is_another_ranking(folder):
+    (folder / "purity.csv").write_text("patient_id,purity\nP000,.5\n")
+    study = trials.assembled(folder, ranking={"covariates": "purity.csv", "given": ["purity"]})
+    before = {artefact.path: artefact.key for artefact in expected(study)}
+    (folder / "purity.csv").write_text("patient_id,purity\nP000,.6\n")
+    changed = [artefact.path.name for artefact in expected(study) if before[artefact.path] != artefact.key]
+    assert {"leaderboard.csv", "adjusted.csv"} <= set(changed)
+    assert "good.ridge.parquet" not in changed

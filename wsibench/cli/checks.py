@@ -150,7 +150,19 @@ def _regression(study: Study, _: bool) -> list[str]:
     return regression.check(study)
 
 
-CHECKS = {"01_cohort": _cohort, "02_tiling": _tiling, "03_embedding": _embedding, "05_regression": _regression}
+def _ranking(study: Study, _: bool) -> list[str]:
+    from wsibench import ranking
+
+    return ranking.check(study)
+
+
+CHECKS = {
+    "01_cohort": _cohort,
+    "02_tiling": _tiling,
+    "03_embedding": _embedding,
+    "05_regression": _regression,
+    "06_ranking": _ranking,
+}
 
 
 def _openslide() -> Finding:

@@ -169,17 +169,17 @@ def _fit(asked: argparse.Namespace) -> int:
 
 def _accuracy(study: Study, encoder: str, probe: str) -> dict[str, Any]:
     """Out-of-fold scores and accuracy of an encoder and probe, where the ranking is current and has them."""
-    import pandas as pd
-
-    from wsibench.ranking import leaderboard as ranking
+    from wsibench import ranking
     from wsibench.regression import saved
 
     if study.parts or any(artefact.due() for artefact in ranking.expected(study)):
         return {}
-    board, scores = ranking.read(study, "leaderboard"), pd.read_parquet(study.scores_parquet)
+    board, scores = ranking.read(study, "leaderboard"), ranking.read(study, "scores")
+    scheme = saved.primary_scheme(study)
     # Without ranks there are too few sites, and intervals are of no use.
-    columns = ["mean_rho", "ci_low", "ci_high"] if board["rank"].notna().any() else ["mean_rho"]
-    names = [saved.primary_scheme(study), encoder, probe]
+    ranked = board.loc[board["scheme"] == scheme, "rank"].notna().any()
+    columns = ["mean_rho", "ci_low", "ci_high"] if ranked else ["mean_rho"]
+    names = [scheme, encoder, probe]
     board, scores = (
         table[(table[["scheme", "encoder", "probe"]] == names).all(axis=1)].set_index("probe")
         for table in (board, scores)

@@ -145,17 +145,16 @@ class _Indented:
 
 
 def leaderboard_text(study: Study) -> str:
-    """Format the leaderboard for a terminal, the primary scheme first, with its warnings."""
-    from wsibench.ranking import caveats
-    from wsibench.ranking.leaderboard import read
+    """Format the leaderboard for a terminal, the primary scheme first, with the headline and its warnings."""
+    from wsibench import ranking
 
-    board = read(study, "leaderboard")
+    board = ranking.read(study, "leaderboard")
     columns = ["rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "tcga"]
     board["rank"] = board["rank"].astype("string").fillna("")  # of controls, which have none
     text = board[columns].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3g}")
     warnings = [
         textwrap.fill(" ".join(filter(None, ("warning:", row.scheme, row.message))), 100, subsequent_indent="  ")
-        for row in caveats.read(study).itertuples()
+        for row in ranking.read(study, "warnings").itertuples()
     ]
     counts = f"{board['n_patients'].max()} patients, {board['n_genes'].max()} genes, study key {study.key}"
-    return "\n".join([text, counts, *warnings])
+    return "\n".join([text, counts, ranking.headline(study), *warnings])

@@ -11,9 +11,6 @@ from types import ModuleType
 from wsibench.core import CHECKOUT, Artefact, NotReady, Study, WsibenchError, make_key, read_failures
 
 FORMAT = 1
-FOLDERS = {
-    "ranking": "ranking.leaderboard",
-}
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,7 @@ class Stage:
     @property
     def folder(self) -> ModuleType:
         """Folder of the package, imported when it is asked for."""
-        name = self.name[3:]
-        return importlib.import_module(f"wsibench.{FOLDERS.get(name, name)}")
+        return importlib.import_module(f"wsibench.{self.name[3:]}")
 
     def executed(self, study: Study, expected: Iterable[Artefact]) -> Artefact:
         """Return the executed notebook, which is due when the notebook or an artefact of the stage changes."""

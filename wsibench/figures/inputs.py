@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import assembly, cohort, regression, tiling
+from wsibench import assembly, cohort, ranking, regression, tiling
 from wsibench.core import FUSION, NotReady, Study, key_at, read_failures
 from wsibench.figures.rows import in_order
 from wsibench.figures.style import palette, primary_scheme, probe_name, scheme_name
-from wsibench.ranking import leaderboard as ranking, permutation as null, site_predictability as sites
 
 Keys = list[str] | None  # artefact keys; None where the study does not have the input
 MAX_SLIDES, MAX_GALLERY = 12, 6  # slides of the overview, and of the gallery of tiles
@@ -83,7 +82,7 @@ def _table(name: str) -> Source:
     """Table of the ranking; a study without rows in it does not have it."""
 
     def load(inputs: Inputs) -> pd.DataFrame:
-        return sites.read(inputs.study) if name == "sites" else ranking.read(inputs.study, name)
+        return ranking.read(inputs.study, name)
 
     return Source(lambda inputs: _ranked(inputs) if _ranked(inputs) and len(inputs[name]) else None, load)
 
@@ -91,9 +90,9 @@ def _table(name: str) -> Source:
 def _permuted(inputs: Inputs) -> dict[tuple[str, str], Any]:
     """ρ under the permutation null of the genes that are scored, (permutations, genes), by encoder and probe."""
     genes = inputs["scores"].query("scheme == @inputs.scheme")["gene"].unique()
-    study = inputs.study
-    fits = [fit for fit in regression.fits(study) if fit.scheme == inputs.scheme and null.permutations(study, fit)]
-    return {(fit.encoder, fit.probe): null.read_null(study, fit)[genes].to_numpy() for fit in fits}
+    fits = [fit for fit in regression.fits(inputs.study) if fit.scheme == inputs.scheme]
+    nulls = {(fit.encoder, fit.probe): ranking.read_null(inputs.study, fit) for fit in fits}
+    return {name: rho[genes].to_numpy() for name, rho in nulls.items() if rho is not None}
 
 
 def best_predictions(inputs: Inputs) -> dict[str, Any]:

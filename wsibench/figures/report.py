@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from wsibench import cohort
+from wsibench import cohort, ranking
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.figures.catalogue import current, picture
 from wsibench.figures.rows import competitors, primary, schemes_in_order
 from wsibench.figures.style import number, percent, probe_name, scheme_name, sentence_case
-from wsibench.ranking import caveats, leaderboard as ranking
 
 FORMAT = 5
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,7 +22,7 @@ STAGES = {  # module of each notebook
     "03_embedding": "embedding",
     "04_assembly": "assembly",
     "05_regression": "regression",
-    "06_ranking": "ranking.leaderboard",
+    "06_ranking": "ranking",
     "07_figures": "figures",
 }
 MAX_FAILURES = 50  # rows on the page; failures.csv holds all
@@ -137,7 +136,7 @@ def _stage(name: str) -> ModuleType:
 
 
 def _warnings(study: Study) -> list[tuple[str, str]]:
-    rows = caveats.read(study).itertuples()
+    rows = ranking.read(study, "warnings").itertuples()
     return [(sentence_case(scheme_name(row.scheme)) if row.scheme else "", row.message) for row in rows]
 
 

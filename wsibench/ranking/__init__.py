@@ -1,0 +1,5 @@
+"""Ranking of encoders: scores, uncertainty, permutation null, adjustments and gene sets (notebook 06)."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,123 +1,50 @@
-"""The leaderboard: which encoder reads expression best, and how sure that is."""
+"""Rank the encoders: scores of every gene, the leaderboard, and the tables beside it."""
 
-from functools import partial
-from itertools import combinations, product
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from wsibench import assembly, regression
 from wsibench.assembly import not_applicable
-from wsibench.core import Artefact, CohortError, NotReady, Scheme, Study, key_at, make_key, parallel_map, writing
+from wsibench.core import FUSION, Artefact, CohortError, NotReady, Study, key_at, parallel_map, writing
 from wsibench.embedding import tcga
-from wsibench.ranking import (
-    adjusted,
-    association as measures,
-    bootstrap,
-    correlated,
-    fusion,
-    gene_sets as genesets,
-    permutation as null,
-    spread,
-    targetscores,
-    training_variance,
-)
-from wsibench.ranking.caveats import expected as caveats_expected, warn
-from wsibench.ranking.predictions import Arm, load_arm
-from wsibench.ranking.site_predictability import expected as sites_expected, measure as measure_sites
-from wsibench.regression import Fit, expected as predictions_expected, fits, metrics as scores
+from wsibench.ranking.gene_sets import check_gene_sets, declared_sets, read_gene_sets
+from wsibench.ranking.plan import Entry, Fusion, Kind, Plan, TableName, covariates_path, nulls, plan, table_path
+from wsibench.regression import Fit
 
-__all__ = ["expected", "not_applicable", "rank", "read"]
+if TYPE_CHECKING:
+    from anndata import AnnData
 
-FORMAT = 6
-STAGE = "ranking"
-FEWEST_PERMUTATIONS = 4
-"""A gene's own null needs as many to have a spread."""
+    from wsibench.ranking.tables import Options
 
-TABLES = {
-    "leaderboard": [
-        "rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "n_patients",
-        "n_genes", "n_undefined", "tcga", "study_key",
-    ],
-    "differences": [
-        "scheme", "encoder_a", "probe_a", "encoder_b", "probe_b", "delta", "ci_low", "ci_high", "p", "p_holm", "p_rope",
-        "p_corrected_t", "p_a_better", "p_equal", "p_b_better",
-    ],
-    "rank_frequencies": ["scheme", "encoder", "probe", "rank", "frequency"],
-    "null": ["scheme", "encoder", "probe", "kind", "group", "mean", "q025", "q975", "permutations"],
-    "groups": ["scheme", "encoder", "probe", "group", "n_genes", "mean_rho", "ci_low", "ci_high", "ceiling"],
-    "measures": [
-        "scheme", "encoder", "probe", "mean_rho", "pooled_rho", "pearson", "r2", "rmse", "significant", "permutations",
-        "resolution",
-    ],
-    "exposure": ["scheme", "encoder", "probe", "tcga", "rank", "rank_unexposed", "p_best_unexposed"],
-    "spread": spread.COLUMNS,
-    "excluded_genes": ["scheme", "gene", "reason"],
-    "sets": genesets.COLUMNS,
-    "adjusted": adjusted.COLUMNS,
-    "targets": targetscores.COLUMNS,
-}  # fmt: skip
-"""The tables beside scores.parquet, with their columns; ``group`` is empty for all genes together."""
+__all__ = ["check", "describe_best", "expected", "headline", "not_applicable", "rank", "read", "read_null"]
+
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
-        "gene", "reason", "kind", "set", "adjustment", "target", "measure")  # fmt: skip
+        "gene", "reason", "kind", "set", "adjustment", "target", "measure", "what", "message")  # fmt: skip
+"""Columns of text, in which "NA" is a name like any other."""
 
 
 def expected(study: Study) -> list[Artefact]:
-    """Fused predictions, the null's, targets, how well sites are told, warnings, and the tables of `TABLES`.
+    """Artefacts of the stage: fused predictions, permutation nulls and tables.
 
     Raises
     ------
     NotReady
         When the benchmark has not been assembled.
     """
-    fused = fusion.expected(study)
-    predictions = [artefact.key for artefact in [*predictions_expected(study), *fused]]
-    made = [*fused, *null.expected(study)]
-    section = {"ranking": study.ranking.model_dump(mode="json"), "study": study.key}
-    read_from = [*genesets.identities(study), *adjusted.identities(study)]
-    key = make_key(STAGE, FORMAT, section, [*predictions, *(artefact.key for artefact in made), *read_from])
-    paths = [study.scores_parquet, *(_path(study, table) for table in TABLES)]
-    tables = [Artefact(path, make_key(STAGE, FORMAT, path.name, [key])) for path in paths]
-    return [*made, *sites_expected(study), *caveats_expected(study), *tables]
-
-
-def _path(study: Study, table: str) -> Path:
-    return study.leaderboard_csv.with_name(f"{table}.csv")
-
-
-Table = Literal[
-    "leaderboard", "differences", "rank_frequencies", "null", "groups", "measures", "exposure", "spread",
-    "excluded_genes", "sets", "adjusted", "targets",
-]  # fmt: skip
-
-
-def read(study: Study, table: Table) -> pd.DataFrame:
-    """One of the ranking's tables; without rows where the study has nothing to put there.
-
-    Returns
-    -------
-    DataFrame
-        With the columns of `TABLES`; text columns hold "" and never NaN.
-
-    Raises
-    ------
-    NotReady
-        When the ranking has not been made.
-    """
-    key_at(_path(study, table))
-    kinds = {column: str for column in TABLES[table] if column in TEXT}
-    frame = pd.read_csv(_path(study, table), converters=kinds)
-    return frame.astype({"rank": "Int64"}) if table == "leaderboard" else frame
+    return plan(study).artefacts
 
 
 def rank(study: Study) -> pd.DataFrame:
-    """Score, bootstrap and rank what is due.
+    """Score, bootstrap and rank the predictions, as far as results are missing or outdated.
 
     Returns
     -------
     DataFrame
-        The leaderboard: preserved-site folds first, controls without a rank after the encoders.
+        The leaderboard: preserved-site folds first, controls after the encoders and without a rank.
 
     Raises
     ------
@@ -126,229 +53,226 @@ def rank(study: Study) -> pd.DataFrame:
     CohortError
         When no gene varies in every fold, or no fold has more than three patients.
     """
-    late = [fit.predictions for fit in fits(study) if fit.predictions.due()]
-    if late:
+    planned = plan(study)
+    if late := [fit.predictions for fit in planned.fits if fit.predictions.due()]:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
-    fusion.fuse(study)
-    null.permute(study)
-    measure_sites(study)
-    warn(study)
-    made = [artefact for artefact in expected(study) if artefact.path.stem in ("scores", *TABLES)]
-    if any(artefact.due() for artefact in made):
-        arms = _rank_arms(study)
-        for artefact in made:
-            name = artefact.path.stem
-            parts = [part for arm in arms if len(part := arm[name])]
-            columns = None if name == "scores" else TABLES[name]
-            frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-            with writing(artefact) as path:
-                frame.to_parquet(path, index=False) if name == "scores" else frame.to_csv(path, index=False)
+    if any(artefact.due() for artefact in planned.artefacts):
+        from wsibench.ranking.permutation import permute
+
+        benchmark = assembly.read_benchmark(study.benchmark_h5ad)
+        for fusion in planned.fusions:
+            if fusion.artefact.due():
+                _write_fusion(fusion, benchmark, study.key)
+        parallel_map(permute, [null for null in planned.nulls if null.artefact.due()], label="06 permutation null")
+        if any(artefact.due() for artefact in planned.tables.values()):
+            tables = _make_tables(study, benchmark, planned)
+            for name, artefact in planned.tables.items():
+                with writing(artefact) as path:
+                    table = tables[name]
+                    table.to_parquet(path, index=False) if name == "scores" else table.to_csv(path, index=False)
     return read(study, "leaderboard")
 
 
-def _rank_arms(study: Study) -> list[dict[str, pd.DataFrame]]:
-    """The rows of every scheme, each ranked by a process of its own."""
-    return parallel_map(partial(_rank_arm, study), study.folds.schemes, label="06 schemes")
+def check(study: Study) -> list[str]:
+    """Find faults of the files that the ranking reads; ``warning: `` marks gene sets that the cohort lacks genes of."""
+    from anndata import read_h5ad
+
+    from wsibench.ranking.adjusted import read_covariates
+
+    built = read_h5ad(study.expression_h5ad, backed="r") if study.expression_h5ad.is_file() else None
+    faults, covariates = [], covariates_path(study)
+    try:
+        sets = read_gene_sets(declared_sets(study.ranking.gene_sets, study.resolve))
+        if built is not None and study.ranking.gene_sets is not None:
+            faults += [f"warning: {each}" for each in check_gene_sets(sets, built.var_names)]
+    except CohortError as error:
+        faults.append(str(error))
+    try:
+        if covariates is not None:
+            read_covariates(covariates, study.ranking.given, None if built is None else built.obs_names)
+    except CohortError as error:
+        faults.append(str(error))
+    return faults
 
 
-def _rank_arm(study: Study, scheme: Scheme) -> dict[str, pd.DataFrame]:
-    """The rows of one scheme in every table."""
-    arm = load_arm(study, scheme)
-    found = [scores.fold_spearman(arm.measured, predicted, arm.fold) for predicted in arm.predicted]
-    rho = np.stack([each.mean() for each in found])
-    undefined = np.stack([each.undefined() for each in found])
-    sets, declared = arm.sets, genesets.scored(study, arm.genes.index)
-    members = np.stack([*sets.values(), *genesets.filled(declared)])
-    estimate = np.stack([rho[:, genes].mean(axis=1) for genes in members], axis=1)
-    draws = _draws(arm, estimate, members)
-    permuted, free = ([_permuted(arm, job, kind) for job in arm.jobs] for kind in null.KINDS)
-    p_q = [_significance(each, null_of) for each, null_of in zip(rho, permuted, strict=True)]
-    return {
-        "scores": _scores(arm, rho, undefined, p_q),
-        "leaderboard": _leaderboard(arm, rho, undefined, draws[:, 0]),
-        "differences": _differences(arm, rho, draws[:, 0], found),
-        "rank_frequencies": _frequencies(arm, draws[:, 0]),
-        "null": _null(arm, {"within-site": permuted, "free": free}, sets),
-        "groups": _groups(arm, rho, draws, sets),
-        "measures": _measures(arm, rho, permuted, p_q),
-        "exposure": _exposure(arm, rho, draws[:, 0]),
-        "spread": spread.spread(arm, draws[:, 0]),
-        "excluded_genes": pd.DataFrame({"scheme": scheme, "gene": arm.excluded.index, "reason": arm.excluded.array}),
-        "sets": genesets.table(arm, rho, draws[:, len(sets) :], declared),
-        "adjusted": adjusted.table(arm, rho, declared),
-        "targets": targetscores.table(study, scheme),
-    }
+def read(study: Study, table: TableName) -> pd.DataFrame:
+    """Read a table of the ranking; it has no rows where it does not apply to the study.
+
+    Parameters
+    ----------
+    study
+        A ranked study.
+    table
+        Name of the table, such as ``leaderboard``, ``scores`` or ``differences``.
+
+    Returns
+    -------
+    DataFrame
+        Text columns hold "" and never NaN.
+
+    Raises
+    ------
+    NotReady
+        When the ranking has not been made.
+    """
+    path = table_path(study, table)
+    key_at(path)
+    if table == "scores":
+        return pd.read_parquet(path)
+    frame = pd.read_csv(path, converters=dict.fromkeys(TEXT, str))
+    return frame.astype({"rank": "Int64"}) if table == "leaderboard" else frame
 
 
-def _draws(arm: Arm, estimate: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Draws of where the truth of `estimate` lies, (predictions, sets, draws), the same patients in each for all."""
-    ranking, sites = arm.study.ranking, arm.drawn_sites
-    data = (arm.measured, arm.predicted)
-    weights = bootstrap.sample_weights(arm.fold, draws=ranking.bootstrap, seed=ranking.seed, sites=sites)
-    sampled = bootstrap.sampled_means(*data, arm.fold, weights, members, method="reranked")
-    if not np.isfinite(sampled).any(axis=2).all():
-        raise CohortError(f"{arm.scheme}: too few patients ({len(arm.fold)}) for an interval.", "Bring more patients.")
-    clusters = np.arange(len(arm.fold)) if sites is None else sites
-    sampled += training_variance.training_draws(
-        *data, arm.noise, arm.fold, clusters, members, draws=ranking.bootstrap, seed=ranking.seed
+def read_null(study: Study, fit: Fit, kind: Kind = "within-site") -> pd.DataFrame | None:
+    """Read ρ of one fit under permuted expression.
+
+    Parameters
+    ----------
+    study
+        A ranked study.
+    fit
+        One of `wsibench.regression.fits`.
+    kind
+        Patients among whom expression is permuted: ``within-site`` or ``free``.
+
+    Returns
+    -------
+    DataFrame or None
+        (permutations, genes); None if the study asks for no permutations of this probe.
+    """
+    from wsibench.ranking.permutation import read_permuted
+
+    found = [null.artefact.path for null in nulls(study, [fit]) if null.kind == kind]
+    return read_permuted(found[0]) if found else None
+
+
+def headline(study: Study) -> str:
+    """State in one or two sentences which encoder predicts expression best, and how sure that is."""
+    return describe_best(read(study, "leaderboard"), read(study, "encoders"))
+
+
+def describe_best(leaderboard: pd.DataFrame, encoders: pd.DataFrame) -> str:
+    """State in one or two sentences which encoder is best under the first fold scheme.
+
+    Parameters
+    ----------
+    leaderboard
+        leaderboard.csv.
+    encoders
+        encoders.csv.
+    """
+    scheme = leaderboard["scheme"].iloc[0]
+    lines, own = (table[table["scheme"] == scheme] for table in (leaderboard, encoders))
+    if own.empty:
+        return "Only controls were run: there is nothing to rank."
+    first, line = own.iloc[0], lines.iloc[0]
+    score = f"mean ρ {first['mean_rho']:.3f} ({first['ci_low']:.3f} to {first['ci_high']:.3f})"
+    if len(own) == 1:
+        return f"{first['encoder']} reaches {score} in {scheme} folds; no other encoder was run."
+    if np.isnan(first["p_best"]):
+        return f"{line['n_sites']} sites cannot support a ranking."
+    probes = f" over {first['n_probes']} probes" if first["n_probes"] > 1 else ""
+    text = (
+        f"{first['encoder']} predicts gene expression best of {len(own)} encoders in {scheme} folds: {score}{probes}, "
+        f"first in {first['p_best']:.0%} of the bootstrap draws."
     )
-    widening = 1.0 if sites is None else bootstrap.widening_for_sites(arm.fold, sites)
-    return bootstrap.confidence_draws(estimate, sampled, widening=widening)
+    if first["n_probes"] < 2:
+        return text
+    return (
+        f"{text} The best combination is {line['encoder']} with {line['probe']}: {line['mean_rho']:.3f} "
+        f"({line['ci_low']:.3f} to {line['ci_high']:.3f}), first in {line['p_best']:.0%}."
+    )
 
 
-def _permuted(arm: Arm, job: Fit | fusion.Fusion, kind: null.Kind) -> np.ndarray | None:
-    """ρ under permuted pairing of the genes that are scored, (permutations, genes)."""
-    if not null.permutations(arm.study, job, kind):
-        return None
-    return null.read_null(arm.study, job, kind)[arm.genes.index.to_numpy(str)].to_numpy()
+def _write_fusion(fusion: Fusion, benchmark: "AnnData", study_key: str) -> None:
+    from wsibench.ranking.predictions import fuse
+
+    members = [regression.read_predictions(fit.predictions.path) for fit in fusion.members]
+    adata = fuse(members, benchmark[members[0].obs_names].X)
+    names = [fit.encoder for fit in fusion.members]
+    adata.uns["wsibench"] = {"key": fusion.artefact.key, "study_key": study_key, "members": names}
+    with writing(fusion.artefact, scheme=fusion.scheme, encoder=FUSION, probe=fusion.probe, members=names) as path:
+        adata.write_h5ad(path, convert_strings_to_categoricals=False)
 
 
-def _significance(rho: np.ndarray, permuted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """p and q of every gene; NaN without enough permutations to tell their spread."""
-    if permuted is None or len(permuted) < FEWEST_PERMUTATIONS:
-        return np.full(len(rho), np.nan), np.full(len(rho), np.nan)
-    return measures.significance(rho, permuted)
+def _entries(study: Study, planned: Plan) -> dict[str, list[Entry]]:
+    """Lines of the leaderboard by fold scheme."""
+    paths: dict[Path, dict[Kind, Path]] = {}
+    for null in planned.nulls:
+        paths.setdefault(null.fit.predictions.path, {})[null.kind] = null.artefact.path
+    competing = {*study.encoders, *study.features}
+    entries: dict[str, list[Entry]] = {scheme: [] for scheme in study.folds.schemes}
+    for fit in planned.fits:
+        path, exposure = fit.predictions.path, tcga(study, fit.encoder)
+        control = fit.encoder not in competing
+        entries[fit.scheme].append(Entry(fit.encoder, fit.probe, path, control, exposure, paths.get(path, {})))
+    for fusion in planned.fusions:
+        exposure = tcga(study, FUSION)
+        entries[fusion.scheme].append(Entry(FUSION, fusion.probe, fusion.artefact.path, False, exposure))
+    return entries
 
 
-def _scores(arm: Arm, rho: np.ndarray, undefined: np.ndarray, p_q: list) -> pd.DataFrame:
-    """A row an encoder, probe and gene."""
-    n_folds = len(np.unique(arm.fold))
-    parts = []
-    for row in range(len(arm.jobs)):
-        part = pd.DataFrame({"gene": arm.genes.index.to_numpy(str), "rho": rho[row], "n_folds": n_folds})
-        part = part.assign(**arm.named(row), undefined=undefined[row], p=p_q[row][0], q=p_q[row][1])
-        for column in arm.genes.columns.intersection(["group", "ceiling"]):
-            part[column] = arm.genes[column].to_numpy()
-        parts.append(part)
-    columns = ["scheme", "encoder", "probe", "gene", "rho", "n_folds", "undefined", "p", "q"]
-    frame = pd.concat(parts, ignore_index=True)
-    return frame[columns + [column for column in frame if column not in columns]]
+@dataclass(frozen=True)
+class SchemeTask:
+    """Inputs of the tables of one fold scheme, for a worker process."""
+
+    scheme: str
+    entries: list[Entry]
+    benchmark: Path
+    highly_variable: int | None
+    options: "Options"
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Load the predictions, score them, and make the tables."""
+        from wsibench.ranking.predictions import load_predictions
+        from wsibench.ranking.tables import compute_scores, make_tables
+
+        benchmark = assembly.read_benchmark(self.benchmark)
+        predictions = load_predictions(self.scheme, self.entries, benchmark, highly_variable=self.highly_variable)
+        return make_tables(compute_scores(predictions, self.options))
 
 
-def _of_correlations(draws: np.ndarray) -> tuple[float, float]:
-    """The central interval; reflected and widened draws leave ±1 where few patients tell a strong signal."""
-    low, high = np.clip(bootstrap.central_interval(draws), -1, 1)
-    return float(low), float(high)
+def _make_tables(study: Study, benchmark: "AnnData", planned: Plan) -> dict[str, pd.DataFrame]:
+    """Compute all tables, each fold scheme in a process of its own."""
+    from wsibench.ranking.adjusted import read_covariates
+    from wsibench.ranking.caveats import caveat_table, study_caveats
+    from wsibench.ranking.site_predictability import site_table
+    from wsibench.ranking.tables import Options
 
-
-def _leaderboard(arm: Arm, rho: np.ndarray, undefined: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
-    first = np.full(len(arm.jobs), np.nan)
-    if arm.ranked.any():
-        first[arm.ranked] = bootstrap.rank_frequencies(draws[arm.ranked])[:, 0]
-    rows = []
-    for row, job in enumerate(arm.jobs):
-        low, high = _of_correlations(draws[row])
-        rows.append({
-            **arm.named(row), "mean_rho": rho[row].mean(), "ci_low": low, "ci_high": high,
-            "median_rho": np.median(rho[row]), "p_best": first[row], "n_patients": len(arm.fold),
-            "n_genes": rho.shape[1], "n_undefined": int(undefined[row].sum()), "tcga": tcga(arm.study, job.encoder),
-            "study_key": arm.study.key, "ranked": arm.ranked[row],
-        })  # fmt: skip
-    board = pd.DataFrame(rows).sort_values(["ranked", "mean_rho"], ascending=False, kind="stable", ignore_index=True)
-    place = board["mean_rho"].where(board["ranked"]).rank(ascending=False, method="min")
-    board["rank"] = place.astype("Int64")
-    return board[TABLES["leaderboard"]]
-
-
-def _differences(arm: Arm, rho: np.ndarray, draws: np.ndarray, found: list[scores.FoldScores]) -> pd.DataFrame:
-    """Every pair of competitors, on the same patients in every draw, and from fold to fold."""
-    order = [row for row in np.argsort(-rho.mean(axis=1), kind="stable") if arm.ranked[row]]
-    sites = arm.drawn_sites
-    freedom = np.inf if sites is None else bootstrap.freedom_of_sites(arm.fold, sites)
-    rows = []
-    for a, b in combinations(order, 2):
-        delta = draws[a] - draws[b]
-        low, high = bootstrap.central_interval(delta)
-        folds = correlated.fold_differences(found[a].rho, found[b].rho, found[a].n, len(arm.fold))
-        a_better, equal, b_better = correlated.posterior(folds, arm.study.ranking.rope)
-        rows.append({
-            "scheme": arm.scheme, "encoder_a": arm.jobs[a].encoder, "probe_a": arm.jobs[a].probe,
-            "encoder_b": arm.jobs[b].encoder, "probe_b": arm.jobs[b].probe,
-            "delta": rho[a].mean() - rho[b].mean(), "ci_low": low, "ci_high": high,
-            "p": bootstrap.two_sided_p(delta, freedom),
-            "p_rope": float((np.abs(delta[np.isfinite(delta)]) < arm.study.ranking.rope).mean()),
-            "p_corrected_t": correlated.corrected_t(folds), "p_a_better": a_better, "p_equal": equal,
-            "p_b_better": b_better,
-        })  # fmt: skip
-    frame = pd.DataFrame(rows, columns=[column for column in TABLES["differences"] if column != "p_holm"])
-    return frame.assign(p_holm=bootstrap.holm(frame["p"].to_numpy(float)))[TABLES["differences"]]
-
-
-def _frequencies(arm: Arm, draws: np.ndarray) -> pd.DataFrame:
-    competing = np.flatnonzero(arm.ranked)
-    if not len(competing):
-        return pd.DataFrame(columns=TABLES["rank_frequencies"])
-    share = bootstrap.rank_frequencies(draws[competing])
-    rows = [
-        {**arm.named(row), "rank": place + 1, "frequency": share[position, place]}
-        for position, row in enumerate(competing)
-        for place in range(len(competing))
+    settings, covariates = study.ranking, covariates_path(study)
+    sets = read_gene_sets(declared_sets(settings.gene_sets, study.resolve))
+    if settings.gene_sets is None and not any(benchmark.var_names.isin(each).any() for each in sets.values()):
+        sets = {}  # lists that the study did not ask for, and that do not apply to its genes
+    options = Options(
+        draws=settings.bootstrap,
+        seed=settings.seed,
+        rope=settings.rope,
+        gene_sets=sets,
+        covariates=read_covariates(covariates, settings.given, benchmark.obs_names) if covariates else None,
+        match_levels=study.expression.unit != "zscore",
+        one_unit=len({part.expression.unit for part in study.parts.values()}) < 2,
+        study_key=study.key,
+    )
+    tasks = [
+        SchemeTask(scheme, entries, study.benchmark_h5ad, study.expression.highly_variable, options)
+        for scheme, entries in _entries(study, planned).items()
     ]
-    return pd.DataFrame(rows)
+    parts = parallel_map(SchemeTask.tables, tasks, label="06 schemes")
+    tables = {name: _concat([part[name] for part in parts]) for name in parts[0]}
+    competing = [*study.encoders, *study.features]
+    controls = [name for name in assembly.feature_names(study) if name not in competing]
+    features = {name: np.asarray(benchmark.obsm[name]) for name in (*competing, *controls)}
+    site, subtype = (benchmark.obs[column].astype(str) for column in ("site", "subtype"))
+    tables["sites"] = site_table(features, site.to_numpy(str), subtype.to_numpy(str), study.folds.seed)
+    folds = {
+        each: regression.folds.read(study.folds_csv(each), benchmark.obs_names)["fold"] for each in study.folds.schemes
+    }
+    known = study_caveats(site, competing, controls)
+    known += [("gene sets", "; ".join(faults)) for faults in [check_gene_sets(sets, benchmark.var_names)] if faults]
+    tables["warnings"] = caveat_table(known, folds, site)
+    return tables
 
 
-def _null(arm: Arm, permuted: dict[null.Kind, list], sets: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Where the mean ρ lies under permuted pairing, over all genes and by group."""
-    rows = []
-    for kind, row in product(permuted, range(len(arm.jobs))):
-        rho = permuted[kind][row]
-        if rho is None:
-            continue
-        for group, members in sets.items():
-            means = np.nanmean(rho[:, members], axis=1)
-            low, high = np.quantile(means, [0.025, 0.975])
-            rows.append({
-                **arm.named(row), "kind": kind, "group": group, "mean": means.mean(), "q025": low, "q975": high,
-                "permutations": len(means),
-            })  # fmt: skip
-    return pd.DataFrame(rows, columns=TABLES["null"])
-
-
-def _groups(arm: Arm, rho: np.ndarray, draws: np.ndarray, sets: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Mean ρ by group of genes, beside what could be reached."""
-    rows = []
-    for row in range(len(arm.jobs)):
-        for position, (group, members) in enumerate(sets.items()):
-            if not group:
-                continue
-            low, high = _of_correlations(draws[row, position])
-            ceiling = arm.genes["ceiling"].to_numpy(float)[members].mean() if "ceiling" in arm.genes else np.nan
-            rows.append({
-                **arm.named(row), "group": group, "n_genes": int(members.sum()), "mean_rho": rho[row, members].mean(),
-                "ci_low": low, "ci_high": high, "ceiling": ceiling,
-            })  # fmt: skip
-    return pd.DataFrame(rows, columns=TABLES["groups"])
-
-
-def _measures(arm: Arm, rho: np.ndarray, permuted: list, p_q: list) -> pd.DataFrame:
-    """Other measures: means over genes, medians of R² and RMSE, and the share of genes with q < .05."""
-    rows = []
-    for row, predicted in enumerate(arm.predicted):
-        q = p_q[row][1]
-        rows.append({
-            **arm.named(row), "mean_rho": rho[row].mean(),
-            "pooled_rho": measures.pooled_spearman(arm.measured, predicted).mean(),
-            "pearson": measures.fold_pearson(arm.measured, predicted, arm.fold).mean(),
-            "r2": np.median(measures.r2(arm.measured, predicted, arm.fold)) if arm.one_unit else np.nan,
-            "rmse": np.median(measures.rmse(arm.measured, predicted)) if arm.one_unit else np.nan,
-            "significant": (q < 0.05).mean() if np.isfinite(q).any() else np.nan,
-            "permutations": 0 if permuted[row] is None else len(permuted[row]),
-            "resolution": measures.smallest_p(permuted[row].size) if np.isfinite(q).any() else np.nan,
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=TABLES["measures"])
-
-
-def _exposure(arm: Arm, rho: np.ndarray, draws: np.ndarray) -> pd.DataFrame:
-    """Ranks among all competitors, and among those that did not have TCGA in their training data."""
-    competing = [row for row in np.argsort(-rho.mean(axis=1), kind="stable") if arm.ranked[row]]
-    frame = pd.DataFrame([arm.named(row) for row in competing], columns=["scheme", "encoder", "probe"])
-    frame["tcga"] = [tcga(arm.study, arm.jobs[row].encoder) for row in competing]
-    means = pd.Series([rho[row].mean() for row in competing], dtype=float)
-    unexposed = (frame["tcga"] != "yes").to_numpy()
-    frame["rank"] = means.rank(ascending=False, method="min").astype("Int64")
-    frame["rank_unexposed"] = means.where(unexposed).rank(ascending=False, method="min").astype("Int64")
-    frame["p_best_unexposed"] = np.nan
-    if unexposed.any():
-        rows = np.array(competing)[unexposed]
-        frame.loc[unexposed, "p_best_unexposed"] = bootstrap.rank_frequencies(draws[rows])[:, 0]
-    return frame
+def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Concatenate tables, keeping the columns where none has rows."""
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

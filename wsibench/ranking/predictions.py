@@ -1,46 +1,60 @@
-"""All predictions of one scheme side by side, on the patients and genes that they are compared on."""
+"""Out-of-fold predictions of all fits of one fold scheme, on the patients and genes they are compared on."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData, read_h5ad
 
-from wsibench.assembly import read_benchmark
-from wsibench.core import FUSION, CohortError, Scheme, Study
-from wsibench.ranking.fusion import Fusion, fusions
-from wsibench.regression import Fit, fits, metrics as scores, read_predictions
+from wsibench.core import CohortError
+from wsibench.ranking.caveats import supports_ranking
+from wsibench.ranking.plan import Entry
+from wsibench.regression import fold_spearman, metrics, scorable_genes
 
 
 @dataclass(frozen=True)
-class Arm:
-    """All predictions of one scheme, on the one set of genes they are scored on."""
+class Predictions:
+    """Measured and predicted values of all entries of one fold scheme."""
 
-    study: Study
-    scheme: Scheme
-    jobs: list[Fit | Fusion]
-    ranked: np.ndarray
-    """Which of the jobs compete: encoders, features tables and their fusion, not controls."""
-    patients: np.ndarray
-    """Their ids, (patients,)."""
+    scheme: str
+    entries: list[Entry]
     measured: np.ndarray
+    """float32 (patients, genes)."""
     predicted: list[np.ndarray]
+    """Of each entry, float32 (patients, genes)."""
     noise: list[np.ndarray]
-    """Of the training patients in each prediction, (patients, genes)."""
+    """Noise of the training patients in each prediction, float32 (patients, genes)."""
     by_split: list[np.ndarray]
-    """ρ of each split of the patients into folds, (genes, splits); NaN for a gene constant in a fold of another."""
+    """ρ on each split of the patients into folds, (genes, splits); NaN for a gene constant in a fold of that split."""
     by_seed: list[np.ndarray | None]
-    """ρ of each seed of a probe that has several, (genes, seeds)."""
-    fold: np.ndarray
-    sites: np.ndarray
-    subtypes: np.ndarray
+    """ρ of each seed of a probe with several seeds, (genes, seeds)."""
+    obs: pd.DataFrame
+    """Patients: fold, site and subtype, indexed by patient id."""
     genes: pd.DataFrame
-    """var of the benchmark."""
+    """var of the benchmark, of the scored genes."""
     excluded: pd.Series
-    """Why a gene is not scored, by gene."""
+    """Reason why a gene is not scored, by gene."""
+    targets: dict[str, Any] = field(default_factory=dict)
+    """Description of every column of targets other than genes."""
+    target_frames: list[dict[str, pd.DataFrame]] = field(default_factory=list)
+    """Of each entry with targets: measured, predicted and noise, (patients, columns)."""
 
     @property
-    def sets(self) -> dict[str, np.ndarray]:
-        """Genes by group, (genes,) each; all of them under ""."""
+    def fold(self) -> np.ndarray:
+        """Fold of each patient, (patients,)."""
+        return self.obs["fold"].to_numpy()
+
+    @property
+    def competing(self) -> np.ndarray:
+        """Entries that are ranked: all but controls, boolean (entries,)."""
+        return np.array([not entry.control for entry in self.entries])
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Scored genes by group of the expression table, boolean (genes,); all genes under ""."""
         every = {"": np.ones(len(self.genes), bool)}
         if "group" not in self.genes:
             return every
@@ -48,83 +62,103 @@ class Arm:
         return every | {group: (groups == group).to_numpy() for group in dict.fromkeys(groups)}
 
     @property
-    def drawn_sites(self) -> np.ndarray | None:
-        """Sites that the bootstrap draws whole, (patients,); None where it draws patients.
+    def sampled_sites(self) -> np.ndarray | None:
+        """Site of each patient where the bootstrap draws whole sites, (patients,); None where it draws patients.
 
-        Test patients of external validation are drawn by site where there are two sites and none is unknown.
+        Test patients of external validation are drawn by site if there are two sites and none is unknown.
         """
+        sites = self.obs["site"].to_numpy(str)
         if self.scheme == "external":
-            return self.sites if len(np.unique(self.sites)) > 1 and (self.sites != "").all() else None
-        return self.sites if self.scheme == "preserved-site" else None
+            return sites if len(np.unique(sites)) > 1 and (sites != "").all() else None
+        return sites if self.scheme == "preserved-site" else None
 
     @property
-    def one_unit(self) -> bool:
-        """Whether prediction and measurement are in one unit: of external validation, that of both studies."""
-        return len({part.expression.unit for part in self.study.parts.values()}) < 2
+    def rankable(self) -> bool:
+        """True if there are enough sites for a ranking."""
+        return supports_ranking(self.scheme, self.obs["site"], self.fold)
 
-    def named(self, row: int) -> dict[str, str]:
-        """The columns that name a row of a table."""
-        return {"scheme": self.scheme, "encoder": self.jobs[row].encoder, "probe": self.jobs[row].probe}
+    def name(self, row: int) -> dict[str, str]:
+        """Scheme, encoder and probe of an entry: the first columns of a table's row."""
+        return {"scheme": self.scheme, "encoder": self.entries[row].encoder, "probe": self.entries[row].probe}
 
 
-def load_arm(study: Study, scheme: Scheme) -> Arm:
-    """Read all predictions of one scheme.
+def load_predictions(
+    scheme: str, entries: list[Entry], benchmark: AnnData, *, highly_variable: int | None = None
+) -> Predictions:
+    """Read all predictions of one scheme, and select the patients and genes that can be scored.
+
+    Parameters
+    ----------
+    scheme
+        Fold scheme.
+    entries
+        Lines of the leaderboard, with the paths of their predictions.
+    benchmark
+        Patients × genes, with obs site and subtype.
+    highly_variable
+        Score only genes that are among this many most variable ones of the training patients of every fold.
 
     Raises
     ------
-    NotReady
-        When predictions have not been made.
     CohortError
         When no gene varies in every fold, or no fold has more than three patients.
     """
-    benchmark = read_benchmark(study.benchmark_h5ad)
-    competing = [job for job in [*fits(study), *fusions(study)] if job.scheme == scheme]
-    predictions = [read_predictions(job.predictions.path) for job in competing]
-    if study.parts:  # the training patients are not predicted
-        benchmark = benchmark[predictions[0].obs_names].copy()
-    fold = predictions[0].obs["fold"].to_numpy()
-    counted = np.isin(
-        fold, [f for f, n in zip(*np.unique(fold, return_counts=True), strict=True) if n > scores.RESERVED]
-    )
-    if not counted.any():
+    read = [read_h5ad(entry.path) for entry in entries]
+    benchmark = benchmark[read[0].obs_names]  # in external validation the training patients are not predicted
+    obs = benchmark.obs[["site", "subtype"]].astype(str).assign(fold=read[0].obs["fold"].to_numpy())
+    scored = (obs.groupby("fold")["fold"].transform("size") > metrics.RESERVED).to_numpy()
+    if not scored.any():
         raise CohortError(
-            f"{scheme}: no fold has more than {scores.RESERVED} of the {len(fold)} patients, so none can be scored.",
-            "Lower folds.n in study.yaml, or bring more patients.",
+            f"{scheme}: no fold has more than {metrics.RESERVED} of the {len(obs)} patients, so none can be scored.",
+            "Lower folds.n in study.yaml, or add patients.",
         )
-    varies = scores.scorable_genes(benchmark.X, fold)
+    measured, fold = np.asarray(benchmark.X), obs["fold"].to_numpy()
+    genes, reason = _scored_genes(scheme, measured, fold, highly_variable)
+    seeds = (adata.varm.get("rho_by_seed") for adata in read)
+    return Predictions(
+        scheme=scheme,
+        entries=entries,
+        measured=measured[scored][:, genes],
+        predicted=[adata.X[scored][:, genes] for adata in read],
+        noise=[adata.layers["noise"][scored][:, genes] for adata in read],
+        by_split=[adata.varm["rho_by_split"][genes] for adata in read],
+        by_seed=[None if each is None else each[genes] for each in seeds],
+        obs=obs[scored],
+        genes=benchmark.var[genes],
+        excluded=pd.Series(reason, index=benchmark.var_names)[~genes],
+        targets=json.loads(benchmark.uns["wsibench"].get("targets", "{}")) if "wsibench" in benchmark.uns else {},
+        target_frames=[_target_frames(adata) for adata in read],
+    )
+
+
+def _target_frames(adata: AnnData) -> dict[str, pd.DataFrame]:
+    """Targets other than genes as measured, as predicted, and the noise in the predictions."""
+    names = {"measured": "targets_measured", "predicted": "targets", "noise": "targets_noise"}
+    return {name: adata.obsm[key] for name, key in names.items() if key in adata.obsm}
+
+
+def _scored_genes(
+    scheme: str, measured: np.ndarray, fold: np.ndarray, highly_variable: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Select the scored genes, and name the reason for the others."""
+    varies = scorable_genes(measured, fold)
     genes, reason = varies, np.where(varies, "", "constant in a fold")
-    if study.expression.highly_variable:
-        genes = varies & highly_variable(benchmark.X, fold, study.expression.highly_variable)
+    if highly_variable:
+        genes = varies & highly_variable_genes(measured, fold, highly_variable)
         reason = np.where(varies & ~genes, "not highly variable in the training patients of every fold", reason)
     if not genes.any():
         raise CohortError(
-            f"{scheme}: of {len(genes)} genes {varies.sum()} vary in every fold, and none of these is asked for.",
+            f"{scheme}: of {len(genes)} genes {varies.sum()} vary in every fold, and none of these is highly variable.",
             "Check the expression table, or raise expression.highly_variable.",
         )
-    return Arm(
-        study,
-        scheme,
-        competing,
-        np.array([job.encoder in (*study.encoders, *study.features, FUSION) for job in competing]),
-        benchmark.obs_names.to_numpy(str)[counted],
-        benchmark.X[counted][:, genes],
-        [adata.X[counted][:, genes] for adata in predictions],
-        [adata.layers["noise"][counted][:, genes] for adata in predictions],
-        [adata.varm["rho_by_split"][genes] for adata in predictions],
-        [adata.varm["rho_by_seed"][genes] if "rho_by_seed" in adata.varm else None for adata in predictions],
-        fold[counted],
-        benchmark.obs["site"].to_numpy(str)[counted],
-        benchmark.obs["subtype"].to_numpy(str)[counted],
-        benchmark.var[genes],
-        pd.Series(reason, index=benchmark.var_names)[~genes],
-    )
+    return genes, reason
 
 
-def highly_variable(expression: np.ndarray, fold: np.ndarray, n_top: int) -> np.ndarray:
-    """Genes that are among the most variable ones of the training patients of every fold, (genes,).
+def highly_variable_genes(expression: np.ndarray, fold: np.ndarray, n_top: int) -> np.ndarray:
+    """Select genes that are among the most variable ones of the training patients of every fold.
 
-    Variability is scanpy's: the dispersion of a gene among genes of its mean (flavour ``seurat``).
-    The patients held out in a fold have no say in it, and one set serves all folds and encoders.
+    Variability is scanpy's dispersion of a gene among genes of similar mean (flavour ``seurat``). Held-out patients
+    do not influence it, and one selection serves all folds and encoders.
 
     Parameters
     ----------
@@ -133,10 +167,14 @@ def highly_variable(expression: np.ndarray, fold: np.ndarray, n_top: int) -> np.
     fold
         Fold that holds each patient out, (patients,).
     n_top
-        How many genes a fold's training patients choose.
+        Number of genes selected in each fold.
+
+    Returns
+    -------
+    np.ndarray
+        Boolean (genes,).
     """
     import scanpy
-    from anndata import AnnData
 
     kept = np.ones(expression.shape[1], bool)
     for label in np.unique(fold):
@@ -144,3 +182,25 @@ def highly_variable(expression: np.ndarray, fold: np.ndarray, n_top: int) -> np.
         scanpy.pp.highly_variable_genes(training, n_top_genes=min(n_top, training.n_vars), flavor="seurat")
         kept &= training.var["highly_variable"].to_numpy()
     return kept
+
+
+def fuse(members: Sequence[AnnData], measured: np.ndarray) -> AnnData:
+    """Average the out-of-fold predictions of several encoders by one probe (late fusion with equal weights).
+
+    Nothing is fitted, so nothing can leak. The split halves are the same patients for every member, so that the
+    noise of the mean is the mean of the noise. Predictions of further splits are not stored; the fusion has the first.
+
+    Parameters
+    ----------
+    members
+        Predictions of the encoders on the same patients, genes and folds.
+    measured
+        Measured expression of these patients, (patients, genes).
+    """
+    first = members[0]
+    mean = np.mean([adata.X for adata in members], axis=0, dtype=np.float64).astype(np.float32)
+    rho = fold_spearman(measured, mean, first.obs["fold"].to_numpy()).mean()
+    noise = np.mean([adata.layers["noise"] for adata in members], axis=0)
+    fused = AnnData(mean, first.obs.copy(), pd.DataFrame(index=first.var_names), layers={"noise": noise})
+    fused.varm["rho_by_split"] = rho[:, None].astype(np.float32)
+    return fused
