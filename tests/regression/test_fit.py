@@ -122,7 +122,7 @@ def test_unknown_probe_is_refused_by_name(folder):
 
 
 def test_all_splits_are_scored_and_predictions_are_those_of_the_first(folder):
-    once, thrice = (trials.assembled(folder, folds={"n": 3, "seed": 2, "repeats": repeats}) for repeats in (1, 3))
+    once, thrice = (trials.assembled(folder, folds={"n": 3, "seed": 5, "repeats": repeats}) for repeats in (1, 3))
     found = []
     for study in (once, thrice):
         regress(study)
