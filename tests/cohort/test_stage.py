@@ -296,6 +296,48 @@ def test_the_site_of_a_barcode_is_its_characters_6_and_7():
     assert not TCGA_BARCODE.match("CPTAC-BH-A0B3")
 
 
+# Checks before the work
+
+
+def test_usable_tables_have_no_faults(make):
+    assert cohort.check(make()) == []
+
+
+@pytest.mark.parametrize(
+    ("slides", "sections", "words"),
+    [
+        (SLIDES.replace(",site", ",place"), {}, ["no patient's `site`", "random-patient"]),
+        (SLIDES.replace(",", ";"), {}, ["separated by semicolons"]),
+        (SLIDES.replace("path", "file"), {}, ["lacks the column path"]),
+        (SLIDES, {"targets": {"er": {"column": "er_status"}}}, ["targets.er.column", "There are site, subtype"]),
+        (SLIDES, {"clinical": {"covariates": ["age"]}}, ["clinical.covariates names 'age'"]),
+        (SLIDES, {"clinical": {"table": "none.csv"}}, ["no table", "none.csv"]),
+        (SLIDES, {"expression_section": {"genes": ["XIST"]}}, ["None of the genes that the study lists"]),
+    ],
+)
+def test_each_fault_of_the_tables_is_found_before_the_work(make, slides, sections, words):
+    study = make(slides, **sections)
+    [fault] = cohort.check(study)
+    assert all(word in fault for word in words), fault
+    assert not study.cohort_csv.exists()
+
+
+def test_all_faults_are_found_at_once(make):
+    study = make(SLIDES.replace(",site", ",place"), clinical={"covariates": ["age", "weight"]})
+    assert len(cohort.check(study)) == 3
+
+
+def test_sites_are_not_needed_where_nothing_is_divided_by_them(make):
+    slides = SLIDES.replace(",site", ",place")
+    assert cohort.check(make(slides, folds={"schemes": ["random-patient"]})) == []
+    assert cohort.check(make(slides, expression=None)) == []
+
+
+def test_tables_that_are_still_to_be_made_are_no_fault(data_root):
+    assert cohort.check(Study.load("demo")) == []
+    assert cohort.check(Study.load("tcga-brca")) == []
+
+
 # Real tables
 
 

@@ -43,12 +43,14 @@ class CohortReport:
         return shown | self.tables
 
     def __str__(self) -> str:
+        """Format the tables as text."""
         return "\n\n".join(
             title if table.empty else f"{title}\n{table.to_string(index=False)}"
             for title, table in self._shown().items()
         )
 
     def _repr_html_(self) -> str:
+        """Format the tables for a notebook."""
         return "".join(
             f"<p>{escape(title)}</p>" + ("" if table.empty else table.to_html(index=False))
             for title, table in self._shown().items()

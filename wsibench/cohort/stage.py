@@ -175,7 +175,7 @@ def read_expression(study: Study) -> "AnnData":
 
 
 def has_expression(study: Study) -> bool:
-    """Whether the study has expression to predict; without, it ends after embedding."""
+    """Return True if the study has expression to predict; without, it ends after embedding."""
     return not isinstance(study.cohort, LocalCohort) or study.cohort.expression is not None
 
 
@@ -212,7 +212,7 @@ class _Identities:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The sample table of a cohort, and its expression table with the settings to read it."""
+    """Sample table of a cohort, and its expression table with the settings to read it."""
 
     table: Path
     rows: pd.DataFrame
@@ -252,7 +252,8 @@ def _read_inputs(study: Study) -> _Inputs:
         return _Inputs(study.gdc / "snapshot.json.gz", rows, files, study.gdc / "expression.h5ad", *settings)
     if isinstance(cohort, SimulatedCohort):
         table = study.truth / "slides.csv"
-        key_at(table)
+        if not table.is_file():
+            raise NotReady("The cohort has not been simulated yet.", f"Run `wsibench run {study.name} --to 01`.")
         rows = _identified(read_sample_table(table), files)
         return _Inputs(table, rows, files, study.truth / "expression.h5ad", *settings)
     if not isinstance(cohort, LocalCohort):

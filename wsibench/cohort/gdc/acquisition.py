@@ -65,19 +65,19 @@ class Project:
 
     @property
     def snapshot_file(self) -> Artefact:
-        """The snapshot in the study's folder."""
+        """Snapshot in the study's folder."""
         if self.snapshot and not self.snapshot.is_file():
             raise CohortError(f"There is no file {self.snapshot}.", "Correct `snapshot` of the cohort in study.yaml.")
         given = [file_sha256(self.snapshot)] if self.snapshot else []
         return Artefact(self.tables / "snapshot.json.gz", make_key("snapshot", FORMAT, {"project": self.name}, given))
 
     def pairing_file(self, pairing: Pairing) -> Artefact:
-        """The table of pairing rules."""
+        """Locate the table of pairing rules."""
         key = make_key("acquisition", FORMAT, "pairing", [digest(pairing.rules.to_dict("records"))])
         return Artefact(self.tables / "pairing.csv", key)
 
     def expression_file(self, pairing: Pairing) -> Artefact:
-        """The expression of all genes, before a study selects some."""
+        """Locate the expression of all genes, from which a study selects some."""
         chosen = digest(pairing.rna[["patient_id", "md5"]].to_dict("records"))
         return Artefact(self.tables / "expression.h5ad", make_key("acquisition", FORMAT, "expression", [chosen]))
 

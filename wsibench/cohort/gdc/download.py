@@ -40,7 +40,7 @@ class Stopped(Exception):
 
 
 def artefact(file: GdcFile, folder: Path) -> Artefact:
-    """Final path of a file, and the key that it carries once verified."""
+    """Return the final path of a file, with the key that it carries once verified."""
     return Artefact(folder / file.name, make_key("download", FORMAT, {"md5": file.md5, "size": file.size}))
 
 
