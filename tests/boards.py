@@ -69,8 +69,9 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     board["ci_low"], board["ci_high"] = board["mean_rho"] - 0.021, board["mean_rho"] + 0.024
     board = board.assign(n_patients=212, n_genes=table["gene"].nunique(), n_undefined=0, study_key=STUDY_KEY)
     board["tcga"] = board["encoder"].map(TCGA).fillna("no")
+    board = board.assign(n_sites=16, control=~ranked)
     columns = ["rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best"]
-    columns += ["n_patients", "n_genes", "n_undefined", "tcga", "study_key"]
+    columns += ["n_patients", "n_genes", "n_undefined", "tcga", "study_key", "n_sites", "control"]
     return board.sort_values(["scheme", "rank"], na_position="last")[columns].reset_index(drop=True)
 
 

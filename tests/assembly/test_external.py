@@ -197,7 +197,7 @@ def test_stages_without_a_cohort_say_so(study):
     assert {"forest", "rank_frequencies", "violins", "predicted_measured", "feature_map"} <= applying
     assert "tile_gallery" not in applying
     board = ranking.read(study, "leaderboard")
-    assert report.headline(board).startswith("By external validation, good with ridge stands first")
+    assert ranking.headline(study).startswith("good predicts gene expression best")
     assert report.boards(board)[0]["meaning"] == "patients of another cohort than the training cohort"
 
 
@@ -336,7 +336,7 @@ def test_the_ordinary_notebooks_run_on_it(copy):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("not applicable") == 3
     page = (copy.parent / "figures" / "ab" / "index.html").read_text()
-    assert "By external validation, good with ridge stands first" in page
+    assert "good predicts gene expression best" in page
     predicted = pd.read_csv(copy.parent / "figures" / "ab" / "predicted_measured.csv")
     assert predicted["patient_id"].str.startswith("Q").all()
     again = subprocess.run(command, capture_output=True, text=True, timeout=280)

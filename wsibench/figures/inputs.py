@@ -78,18 +78,19 @@ def _ranked(inputs: Inputs) -> Keys:
     return inputs.stage(ranking)
 
 
-def _table(name: str) -> Source:
+def _table(name: Any, *, may_be_empty: bool = False) -> Source:
     """Table of the ranking; a study without rows in it does not have it."""
 
-    def load(inputs: Inputs) -> pd.DataFrame:
-        return ranking.read(inputs.study, name)
+    def keys(inputs: Inputs) -> Keys:
+        return _ranked(inputs) if may_be_empty or (_ranked(inputs) and len(inputs[name])) else None
 
-    return Source(lambda inputs: _ranked(inputs) if _ranked(inputs) and len(inputs[name]) else None, load)
+    return Source(keys, lambda inputs: ranking.read(inputs.study, name))
 
 
 def _permuted(inputs: Inputs) -> dict[tuple[str, str], Any]:
     """ρ under the permutation null of the genes that are scored, (permutations, genes), by encoder and probe."""
-    genes = inputs["scores"].query("scheme == @inputs.scheme")["gene"].unique()
+    scores = inputs["scores"]
+    genes = scores.loc[scores["scheme"] == inputs.scheme, "gene"].unique()
     fits = [fit for fit in regression.fits(inputs.study) if fit.scheme == inputs.scheme]
     nulls = {(fit.encoder, fit.probe): ranking.read_null(inputs.study, fit) for fit in fits}
     return {name: rho[genes].to_numpy() for name, rho in nulls.items() if rho is not None}
@@ -195,8 +196,8 @@ def _tiles(study: Study, slides: pd.DataFrame, *, dropped: bool = False) -> dict
 SOURCES = {
     **{name: _table(name) for name in ("differences", "spread", "adjusted", "sets", "targets", "groups", "measures")},
     **{name: _table(name) for name in ("rank_frequencies", "sites", "leaderboard")},
-    "null": Source(_ranked, lambda inputs: ranking.read(inputs.study, "null")),
-    "scores": Source(_ranked, lambda inputs: pd.read_parquet(inputs.study.scores_parquet)),
+    "null": _table("null", may_be_empty=True),
+    "scores": _table("scores", may_be_empty=True),
     "permuted": Source(_ranked, _permuted),
     "curves": Source(_with_attention, _curves),
     "attended": Source(lambda inputs: inputs.keys("leaderboard") and _with_attention(inputs), _attended),

@@ -2,7 +2,6 @@
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -10,21 +9,14 @@ import pandas as pd
 from wsibench import cohort, ranking
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.figures.catalogue import current, picture
-from wsibench.figures.rows import competitors, primary, schemes_in_order
-from wsibench.figures.style import number, percent, probe_name, scheme_name, sentence_case
+from wsibench.figures.rows import schemes_in_order
+from wsibench.figures.style import number, probe_name, scheme_name, sentence_case
 
 FORMAT = 5
 TEMPLATES = Path(__file__).parent / "templates"
 REPORT = TEMPLATES / "report.html.j2"
-STAGES = {  # module of each notebook
-    "01_cohort": "cohort",
-    "02_tiling": "tiling",
-    "03_embedding": "embedding",
-    "04_assembly": "assembly",
-    "05_regression": "regression",
-    "06_ranking": "ranking",
-    "07_figures": "figures",
-}
+STAGES = ("cohort", "tiling", "embedding", "assembly", "regression", "ranking", "figures")
+NOTEBOOKS = [f"{i:02}_{stage}" for i, stage in enumerate(STAGES, 1)]
 MAX_FAILURES = 50  # rows on the page; failures.csv holds all
 MEANING = {
     "preserved-site": "new patients of new sites; the main result",
@@ -63,7 +55,7 @@ def export_notebooks(study: Study) -> list[Path]:
         Every notebook's page, ``figures/<study>/notebooks/<notebook>.html``.
     """
     pages = []
-    for name in STAGES:
+    for name in NOTEBOOKS:
         notebook = study.notebooks / f"{name}.ipynb"
         if not notebook.exists():
             continue
@@ -87,14 +79,8 @@ def _html(notebook: Path) -> str:
 def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    options: dict[str, Any] = {
-        "autoescape": True,
-        "undefined": StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-    }
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), **options)
-    environment.filters["percent"] = percent
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["number"] = number
     return environment.get_template(REPORT.name)
 
@@ -115,11 +101,11 @@ def _contents(study: Study) -> dict[str, Any]:
     board = None if ranking.not_applicable(study) else ranking.read(study, "leaderboard")
     return {
         "study": study,
-        "headline": None if board is None else headline(board),
+        "headline": None if board is None else ranking.headline(study),
         "boards": [] if board is None else boards(board),
         "warnings": [] if board is None else _warnings(study),
         "figures": [(entry, *picture(study, entry)) for entry in current(study)],
-        "stages": [(name, _stage(name).not_applicable(study)) for name in STAGES],
+        "stages": [(name, _not_applicable(name[3:], study)) for name in NOTEBOOKS],
         "pages": _pages(study),
         "exclusions": _exclusions(study),
         "failures": failures[:MAX_FAILURES],
@@ -131,8 +117,8 @@ def _contents(study: Study) -> dict[str, Any]:
     }
 
 
-def _stage(name: str) -> ModuleType:
-    return importlib.import_module(f"wsibench.{STAGES[name]}")
+def _not_applicable(stage: str, study: Study) -> str | None:
+    return importlib.import_module(f"wsibench.{stage}").not_applicable(study)
 
 
 def _warnings(study: Study) -> list[tuple[str, str]]:
@@ -140,33 +126,13 @@ def _warnings(study: Study) -> list[tuple[str, str]]:
     return [(sentence_case(scheme_name(row.scheme)) if row.scheme else "", row.message) for row in rows]
 
 
-def headline(board: pd.DataFrame) -> str:
-    """First of the primary scheme in one sentence, with its uncertainty."""
-    scheme, part = primary(board)
-    ranked = part[part["rank"].notna()].sort_values("rank")
-    if ranked.empty:
-        return "Only controls were run: there is nothing to rank."
-    first = ranked.iloc[0]
-    text = (
-        f"By {scheme_name(scheme)}, {first['encoder']} with {probe_name(first['probe'])} stands first: mean ρ "
-        f"{number(first['mean_rho'])} ({number(first['ci_low'])} to {number(first['ci_high'])})"
-    )
-    if len(ranked) == 1:
-        return f"{text}. Nothing else was ranked."
-    second = ranked.iloc[1]
-    return (
-        f"{text}, first in {percent(first['p_best'])} of the bootstrap draws. Second is {second['encoder']} with "
-        f"{probe_name(second['probe'])}, {number(second['mean_rho'])}, first in {percent(second['p_best'])}."
-    )
-
-
 def boards(board: pd.DataFrame) -> list[dict[str, Any]]:
     """Leaderboard by scheme, the primary one first: title, meaning, counts, competitors and controls."""
-    found, ranked = [], competitors(board)
+    found = []
     for scheme in schemes_in_order(board["scheme"]):
         part = board[board["scheme"] == scheme].sort_values(["rank", "mean_rho"], ascending=[True, False])
         rank = part["rank"].map(lambda value: "–" if pd.isna(value) else f"{value:.0f}")
-        part = part.assign(rank=rank, probe=part["probe"].map(probe_name), control=~part["encoder"].isin(ranked))
+        part = part.assign(rank=rank, probe=part["probe"].map(probe_name))
         title, meaning = sentence_case(scheme_name(scheme)), MEANING[scheme]
         counts = f"{_range(part['n_patients'])} patients, {_range(part['n_genes'])} genes"
         groups = [list(part[part["control"] == control].itertuples()) for control in (False, True)]
@@ -179,7 +145,7 @@ def _range(values: pd.Series) -> str:
 
 
 def _pages(study: Study) -> list[str]:
-    return [name for name in STAGES if (study.figures / "notebooks" / f"{name}.html").exists()]
+    return [name for name in NOTEBOOKS if (study.figures / "notebooks" / f"{name}.html").exists()]
 
 
 def _exclusions(study: Study) -> list[dict[str, Any]]:

@@ -20,14 +20,13 @@ def pair_name(encoder: str, probe: str) -> str:
 def in_order(leaderboard: pd.DataFrame) -> list[tuple[str, str, bool]]:
     """(encoder, probe, is control) of every row of the primary scheme: best first, controls after competitors."""
     board = primary(leaderboard)[1]
-    board = board.assign(control=~board["encoder"].isin(competitors(leaderboard)))
     board = board.sort_values(["control", "mean_rho", *PAIR], ascending=[True, False, True, True])
     return list(board[[*PAIR, "control"]].itertuples(index=False, name=None))
 
 
 def competitors(leaderboard: pd.DataFrame) -> set[str]:
-    """Encoders that have a rank."""
-    return set(leaderboard.loc[leaderboard["rank"].notna(), "encoder"])
+    """Encoders that are no controls."""
+    return set(leaderboard.loc[~leaderboard["control"], "encoder"])
 
 
 def schemes_in_order(schemes: pd.Series) -> list[str]:
