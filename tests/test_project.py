@@ -2,7 +2,10 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 
 import nbformat
 import pytest
@@ -31,6 +34,22 @@ def test_constraints_name_versions_and_nothing_else():
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {re.match(r"[A-Za-z0-9._-]+", text)[0].lower().replace("_", "-") for text in wanted}
     assert names <= pinned
+
+
+def test_hooks_use_the_pinned_versions():
+    hooks = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    pinned = (CHECKOUT / "constraints.txt").read_text().splitlines()
+    assert all(set(hook["additional_dependencies"]) <= set(pinned) for hook in hooks)
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("wsibench/")}
+    files = [path for path in (CHECKOUT / "wsibench").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert names == {path.relative_to(CHECKOUT).as_posix() for path in files}
+    assert any(name.endswith(".html.j2") for name in names)
 
 
 def test_there_is_one_notebook_a_stage():
