@@ -10,7 +10,7 @@ from wsibench.core import CHECKOUT
 
 @pytest.fixture(scope="module")
 def numbers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("numbers_of_docs", CHECKOUT / "docs" / "numbers.py")
+    spec = importlib.util.spec_from_file_location("quote_results", CHECKOUT / "docs" / "quote_results.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

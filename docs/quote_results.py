@@ -1,7 +1,7 @@
 """Write the numbers that README.md and docs/ quote, from the files of finished runs.
 
-    python docs/numbers.py            # rewrite every block whose study has been run
-    python docs/numbers.py --check    # compare instead; exit code 1 if a number is off by more than its tolerance
+    python docs/quote_results.py            # rewrite every block whose study has been run
+    python docs/quote_results.py --check    # compare instead; exit code 1 if a number is off by more than its tolerance
 
 A block stands between ``<!-- numbers: <name> -->`` and ``<!-- /numbers -->``.  Results differ between kinds of
 processor in the third decimal, so that correlations are compared to within `TOLERANCE`.
