@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.cohort import clinical
-from wsibench.core import CohortError, progress, read_matrix, some
-from wsibench.core.settings import FeatureTable
+from wsibench.core import CohortError, FeatureTable, progress, read_matrix, some
 from wsibench.embedding import read_coords, read_features
 
 IN_MEMORY = 2 << 30  # bytes of tile features; the bags of larger cohorts are read one by one

@@ -53,6 +53,8 @@ from .settings import (
     Abmil as Abmil,
     Embedding as Embedding,
     FeatureFolder as FeatureFolder,
+    FeatureTable as FeatureTable,
+    Folds as Folds,
     GdcCohort as GdcCohort,
     Known as Known,
     LocalCohort as LocalCohort,

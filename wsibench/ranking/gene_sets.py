@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsibench.cohort.expression import read_gene_list
+from wsibench.cohort import read_gene_list
 from wsibench.core import CHECKOUT, CohortError
 
 DEFAULT = {name: CHECKOUT / "data" / "genes" / f"{name}.txt" for name in ("proliferation", "immune", "pam50")}

@@ -31,7 +31,7 @@ from wsibench.regression.metrics import RESERVED
 from wsibench.regression.site_folds import assign_sites
 
 if TYPE_CHECKING:
-    from wsibench.core.settings import Folds
+    from wsibench.core import Folds
 
 FORMAT = 4
 STAGE = "folds"
