@@ -50,6 +50,52 @@ def test_a_sound_study_has_no_fault(study):
     assert not any(faults(study()).values())
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": ()}, "no column `site`"),
+        ({"targets": {"er": {"column": "er_status"}}}, "er_status"),
+        ({"clinical": {"covariates": ["age"]}}, "age"),
+        ({"ranking": {"covariates": "nowhere.csv", "given": ["purity"]}}, "nowhere.csv"),
+        ({"ranking": {"gene_sets": {"mine": "nowhere.txt"}}}, "nowhere.txt"),
+        ({"probes": ["rigde"]}, "rigde"),
+        ({"features": {"mine": {"table": "nowhere.csv"}}}, "nowhere.csv"),
+    ],
+)
+def test_faults_of_tables_are_found_before_anything_runs(study, capsys, settings, message):
+    study(**settings)
+    assert main(["run", "s"]) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "running" not in printed.out
+    assert main(["doctor", "s"]) == 1
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sites": 3}, r"3 sites cannot be divided into 5 .* folds.n to 3"),
+        ({"n": 8, "sites": 8}, "8 patients in 5 folds"),
+        ({"n": 4, "sites": 4}, "4 patients cannot be divided into 5 folds"),
+    ],
+)
+def test_folds_are_checked_once_the_cohort_is_known(study, settings, message):
+    made = study(**settings)
+    cohort.build(made)
+    with pytest.raises(WsibenchError, match=message):
+        check(made)
+
+
+def test_incomplete_gene_sets_are_counted_and_do_not_stop(study, capsys):
+    made = study(ranking={"gene_sets": {"some": ["G0", "G1", "X", "Y"], "none": ["X"]}})
+    cohort.build(made)
+    check(made)
+    printed = capsys.readouterr().out
+    assert "2 of 4" in printed
+    assert "0 of 1" in printed
+
+
 def test_slides_without_a_resolution_are_found_once_the_cohort_is_known(data_root: Path, write_svs):
     folder = data_root / "s"
     folder.mkdir()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsibench.cli.stages import STAGES, Stage, status
-from wsibench.core import Study, WsibenchError, data_root, n_workers, parallel_map
+from wsibench.core import NotReady, Study, WsibenchError, data_root, n_workers, parallel_map
 
 if TYPE_CHECKING:
     from wsibench.tiling import TilingTask
@@ -66,6 +66,8 @@ def faults(study: Study, stages: Iterable[Stage] = STAGES, *, download: bool = F
     for stage in stages:
         try:
             found[stage.name] = CHECKS[stage.name](study, download) if stage.name in CHECKS else []
+        except NotReady:
+            found[stage.name] = []
         except WsibenchError as error:
             found[stage.name] = [str(error)]
     return found
@@ -104,9 +106,10 @@ def _due(study: Study, number: int) -> bool:
 
 
 def _cohort(study: Study, _: bool) -> list[str]:
+    """Check the tables of the cohort, and the columns that targets and controls name."""
     from wsibench import cohort
 
-    return cohort.check(study) if _due(study, 1) else []
+    return cohort.check(study) if not study.parts and (_due(study, 1) or _due(study, 4)) else []
 
 
 def _tiling(study: Study, _: bool) -> list[str]:
@@ -144,6 +147,11 @@ def _embedding(study: Study, download: bool) -> list[str]:
     return found
 
 
+def _assembly(study: Study, _: bool) -> list[str]:
+    tables = [study.resolve(each.table) for each in study.features.values()]
+    return [f"There is no table {path}. Correct its path in study.yaml." for path in tables if not path.exists()]
+
+
 def _regression(study: Study, _: bool) -> list[str]:
     from wsibench import regression
 
@@ -153,13 +161,14 @@ def _regression(study: Study, _: bool) -> list[str]:
 def _ranking(study: Study, _: bool) -> list[str]:
     from wsibench import ranking
 
-    return ranking.check(study)
+    return ranking.check(study) if _due(study, 6) else []
 
 
 CHECKS = {
     "01_cohort": _cohort,
     "02_tiling": _tiling,
     "03_embedding": _embedding,
+    "04_assembly": _assembly,
     "05_regression": _regression,
     "06_ranking": _ranking,
 }

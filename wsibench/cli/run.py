@@ -43,7 +43,7 @@ def run(
         execute(study, stage, say)
         say(f"{stage.name:<14} done            in {time.monotonic() - started:.0f} s")
         if stage is STAGES[0]:
-            check(study, chosen, say)  # against the cohort, which is known from now on
+            check(study, chosen[1:], say)  # against the cohort, which is known from now on
     if STAGES[-1] in chosen:
         from wsibench import figures
 

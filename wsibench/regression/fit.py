@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from wsibench import cohort
 from wsibench.assembly import (
     bag_index,
     contents,
@@ -21,7 +22,6 @@ from wsibench.assembly import (
     read_benchmark,
     tile_feature_names,
 )
-from wsibench.cohort import read_cohort
 from wsibench.core import Abmil, Artefact, Scheme, Study, StudyError, key_at, make_key, parallel_map, read_meta, writing
 from wsibench.regression import folds
 from wsibench.regression.cross_validation import OutOfFold, out_of_fold
@@ -134,9 +134,13 @@ def check(study: Study) -> list[str]:
             probe_spec(probe)
         except StudyError as error:
             faults.append(str(error))
-    if not study.parts and study.cohort_csv.is_file():
-        patients = read_cohort(study).drop_duplicates("patient_id").set_index("patient_id")
-        faults += [str(fault) for fault in folds.check_folds(patients, study.folds)]
+    if study.parts or not_applicable(study) or not study.cohort_csv.exists():
+        return faults
+    # A cohort that is due may have been corrected; it is checked once it has been built again.
+    if not any(artefact.due() for artefact in cohort.expected(study)):
+        patients = cohort.read_cohort(study).drop_duplicates("patient_id").set_index("patient_id")
+        measured = patients.index.isin(cohort.read_expression(study).obs_names)
+        faults += [str(fault) for fault in folds.check_folds(patients[measured], study.folds)]
     return faults
 
 
