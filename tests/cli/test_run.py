@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import h5py
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from wsibench.cli.main import main
 from wsibench.cli.stages import STAGES, status, statuses
+from wsibench.cohort import read_expression
 from wsibench.core import CHECKOUT, Study, meta_path
 
 MINI = """\
@@ -181,15 +183,35 @@ def test_a_killed_run_goes_on_where_it_stopped(mini, changed):
     assert sum(path.stat().st_mtime_ns != time_ns for path, time_ns in kept.items()) <= 1
 
 
-def test_a_notebook_runs_by_itself_under_papermill(mini):
-    ran = papermill(mini[0], "06_ranking", "-p", "study", "mini")
+OTHERS = {
+    "01_cohort": ("slide_id", "gene"),
+    "02_tiling": ("slide_id",),
+    "03_embedding": ("slide_id", "encoder"),
+    "04_assembly": ("patient_id", "encoder"),
+    "05_regression": ("scheme", "encoder", "probe", "gene"),
+}
+"""Parameters of every notebook that are given other values than their defaults."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_notebook_steps_through_another_slide_patient_encoder_or_gene(mini, study, name):
+    slide = pd.read_csv(study.cohort_csv).iloc[-1]
+    gene = read_expression(study).var_names[-1]
+    values = {"scheme": "random-patient", "encoder": "random-vit", "probe": "abmil", "gene": gene}
+    values |= {"slide_id": slide["slide_id"], "patient_id": slide["patient_id"]}
+    chosen = {parameter: values[parameter] for parameter in OTHERS[name]}
+    arguments = [each for parameter, value in chosen.items() for each in ("-p", parameter, value)]
+    ran = papermill(mini[0], name, "-p", "study", "mini", *arguments)
     assert ran.returncode == 0, ran.stderr
+    cells = nbformat.read(mini[0] / "out.ipynb", as_version=4).cells
+    shown = str([cell.outputs for cell in cells if cell.cell_type == "code"])
+    assert not [value for value in chosen.values() if value not in shown]
 
 
 def test_an_unknown_parameter_is_refused_under_papermill(mini):
     ran = papermill(mini[0], "01_cohort", "-p", "study", "mini", "-p", "tile_px", "224")
     assert ran.returncode == 1
-    assert "has no parameter 'tile_px'. It has: study" in ran.stderr
+    assert "has no parameter 'tile_px'. It has: gene, slide_id, study" in ran.stderr
 
 
 def test_a_failing_notebook_is_named_with_its_error(mini, tmp_path):
