@@ -189,6 +189,8 @@ OTHERS = {
     "03_embedding": ("slide_id", "encoder"),
     "04_assembly": ("patient_id", "encoder"),
     "05_regression": ("scheme", "encoder", "probe", "gene"),
+    "06_ranking": ("scheme", "encoder", "probe", "gene"),
+    "07_figures": ("scheme", "gene"),
 }
 """Parameters of every notebook that are given other values than their defaults."""
 
