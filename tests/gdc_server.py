@@ -1,4 +1,4 @@
-"""A local server that behaves, and misbehaves, as the GDC does, and the files that it offers."""
+"""A local server that imitates the GDC and its faults, with the files that it offers."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ class GdcServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def trouble(self, path: str, *kinds: str | tuple[str, Any]) -> None:
-        """Each of `kinds` befalls one request of `path`, in order: a kind, or (kind, value).
+        """Script faults of the next requests of a path, one each, in order: a kind, or (kind, value).
 
         ``status`` (a code), ``reset`` (after so many bytes), ``truncate`` (likewise, closed in
         peace), ``corrupt`` (a byte is changed), ``ignore_range`` (200 on a Range), ``shift_range``

@@ -1,4 +1,4 @@
-"""A study with tables and slide files of its own, for tests of what a cohort takes and refuses."""
+"""A study with its own tables and slide files, for tests of the cohort stage."""
 
 from pathlib import Path
 

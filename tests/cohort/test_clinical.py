@@ -1,4 +1,4 @@
-"""What is known of patients: one table from several, refused where they contradict each other."""
+"""Clinical data: tables are joined, and refused where they contradict each other."""
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ def test_cohorts_own_columns_need_no_table(folder):
     pd.testing.assert_frame_equal(known, patients().astype(object))
 
 
-def test_columns_of_a_table_stand_beside_them_whatever_its_order(folder):
+def test_columns_of_a_table_are_added_by_patient_id(folder):
     table = "age,patient_id,er status\n50,C,Positive\n[Not Available],A,NA\n61.5,Z,Negative\n"
     known = clinical.read_patients(load(folder, table), patients())
     assert known.columns.tolist() == ["site", "subtype", "age", "er status"]
@@ -67,7 +67,7 @@ def test_columns_are_renamed(folder):
     assert known["er"].tolist() == ["pos", "", "", ""]
 
 
-def test_none_is_a_finding(folder):
+def test_none_is_kept_as_a_value(folder):
     known = clinical.read_patients(load(folder, "patient_id,metastases\nA,none\nB,bone\n"), patients())
     assert known["metastases"].tolist() == ["none", "bone", "", ""]
 
@@ -112,7 +112,7 @@ def test_fields_of_a_gdc_cohort_are_columns_too(folder):
         clinical.read_patients(study, patients().set_axis(ids))
 
 
-def test_numbers_or_not():
+def test_numeric_columns_are_recognised():
     np.testing.assert_array_equal(clinical.numbers(pd.Series(["1", "", "-2.5e1"])), [1, np.nan, -25])
     assert clinical.numbers(pd.Series(["1", "II"])) is None
     assert clinical.numbers(pd.Series(["1", "inf"])) is None
@@ -121,12 +121,12 @@ def test_numbers_or_not():
 # Controls
 
 
-def test_covariates_stay_as_they_are_and_say_what_is_unknown(folder):
+def test_covariates_are_not_scaled_and_mark_unknown_values(folder):
     table = "patient_id,age,stage,size\nA,50,II,1\nB,61.5,I,2\nD,,II,3\n"
     study = load(folder, table, clinical={"covariates": ["age", "stage"]}, controls=["clinical"])
     cohort.build(study)
     made = assembly.assemble(study)
-    assert made.obs_names.tolist() == IDS, "nobody is left out for what a control does not know"
+    assert made.obs_names.tolist() == IDS, "patients with unknown covariates are kept"
     design = clinical.covariates(clinical.read_patients(study, patients()), study.clinical.covariates)
     assert design.columns.tolist() == ["age", "age unknown", "stage: I", "stage: II"]
     np.testing.assert_array_equal(design, [[50, 0, 0, 1], [61.5, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]])
@@ -138,7 +138,7 @@ def test_subtype_oracle_is_the_cohorts_subtype(folder):
     np.testing.assert_array_equal(made.obsm["subtype-oracle"], [[1, 0], [0, 1], [0, 0], [0, 1]])
 
 
-def test_what_the_clinical_control_is_made_of_decides_its_key(folder):
+def test_key_of_the_clinical_control_depends_on_its_table_and_columns(folder):
     def features(text, covariates):
         study = load(folder, text, clinical={"covariates": covariates}, controls=["clinical"])
         cohort.build(study)
@@ -156,7 +156,7 @@ def test_what_the_clinical_control_is_made_of_decides_its_key(folder):
     assert third["clinical"] != second["clinical"]
 
 
-def test_benchmark_without_the_control_does_not_know_the_table(folder):
+def test_benchmark_without_the_control_does_not_depend_on_the_table(folder):
     assembled(folder, "patient_id,age\nA,50\n")
     assert not assembly.expected(load(folder, "patient_id,age\nA,51\n"))[0].due()
 
@@ -169,7 +169,7 @@ def test_benchmark_without_the_control_does_not_know_the_table(folder):
         ("clinical", ["blank"], r"'blank', which is known of none of the 4 patients"),
     ],
 )
-def test_covariates_that_are_not_there(folder, control, covariates, message):
+def test_unknown_covariates_are_refused(folder, control, covariates, message):
     with pytest.raises(CohortError, match=message):
         assembled(folder, "patient_id,age,blank\nA,1,\n", clinical={"covariates": covariates}, controls=[control])
 

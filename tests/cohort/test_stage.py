@@ -1,4 +1,4 @@
-"""A cohort's tables: what is taken, what is left out and said, what is refused."""
+"""Cohorts from tables: values that are used, and patients, slides and genes that are left out."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ def make(data_root):
     return partial(own_tables.write, data_root)
 
 
-# What is taken
+# Values that are used
 
 
 def test_ids_stay_text_and_every_slide_keeps_its_patient(make):
@@ -80,7 +80,7 @@ def test_status_reads_no_slide_that_has_not_changed(make, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet", "h5ad"])
-def test_expression_may_come_in_any_kind_of_table(make, kind):
+def test_expression_is_read_from_every_file_format(make, kind):
     study = make(expression=True, name=f"rna.{kind}")
     path = study.root / f"rna.{kind}"
     table = pd.read_csv(io.StringIO(EXPRESSION), dtype={"patient_id": str})
@@ -167,7 +167,7 @@ def test_values_are_clipped(make):
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_listed_genes_are_taken_and_absent_ones_listed(make, as_file):
+def test_listed_genes_are_selected_and_absent_ones_reported(make, as_file):
     study = make(expression_section={"genes": "genes.txt" if as_file else ["CD38", "ESR1", "XIST"]})
     (study.root / "genes.txt").write_text("CD38\nESR1\nXIST\n")
     report = cohort.build(study)
@@ -184,7 +184,7 @@ def test_another_list_of_genes_is_another_expression(make):
     assert "expression.h5ad" in {a.path.name for a in cohort.expected(study) if a.due()}
 
 
-def test_protein_coding_genes_are_told_by_their_type(make):
+def test_protein_coding_genes_are_selected_by_type(make):
     study = make(expression=True, name="rna.h5ad", expression_section={"genes": "protein_coding"})
     var = pd.DataFrame({"gene_type": ["protein_coding", "lncRNA"]}, index=["ESR1", "XIST"])
     obs = pd.DataFrame(index=["007", "008", "009"])
@@ -193,7 +193,7 @@ def test_protein_coding_genes_are_told_by_their_type(make):
     assert cohort.read_expression(study).var_names.tolist() == ["ESR1"]
 
 
-# What is left out, and said
+# Patients, slides and genes that are left out
 
 
 def test_a_missing_slide_file_is_a_failure_within_the_limit(make):
@@ -258,13 +258,13 @@ def test_a_gene_is_judged_on_the_cohorts_patients_alone(make):
     assert genes.values.tolist() == [["gene", "B", "the same for every patient"]]
 
 
-def test_a_site_said_once_holds_for_all_of_a_patients_slides(make):
+def test_site_of_one_row_is_used_for_all_slides_of_the_patient(make):
     study = make("slide_id,patient_id,path,site\nS1,P1,s1.svs,\nS2,P1,s2.svs,A\n", expression=None)
     cohort.build(study)
     assert cohort.read_cohort(study)["site"].tolist() == ["A", "A"]
 
 
-# What is not there yet, and names
+# Missing cohorts, and ids
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"slide_id\nS1\n", b'slide_id,"\n'])

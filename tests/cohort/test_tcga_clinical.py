@@ -80,7 +80,7 @@ def test_exports_are_understood(tmp_path: Path, name: str, text: str, known: dic
     assert row[row != ""].to_dict() == known
 
 
-def test_unknown_is_empty_whatever_it_is_called(tmp_path: Path) -> None:
+def test_every_spelling_of_unknown_becomes_empty(tmp_path: Path) -> None:
     view = read_tcga_clinical(written(tmp_path, "view.tsv", CBIOPORTAL_VIEW))
     assert view.loc["TCGA-BH-A18V", "subtype"] == ""
     gdc = read_tcga_clinical(written(tmp_path, "clinical.tsv", GDC_CLINICAL))
@@ -90,7 +90,7 @@ def test_unknown_is_empty_whatever_it_is_called(tmp_path: Path) -> None:
     assert legacy.loc["TCGA-3C-AALI", "pr"] == ""
 
 
-def test_the_primary_tumours_row_counts(tmp_path: Path) -> None:
+def test_the_row_of_the_primary_tumour_is_used(tmp_path: Path) -> None:
     table = read_tcga_clinical(written(tmp_path, "coldata.csv", TCGABIOLINKS_COLDATA))
     assert table.loc["TCGA-BH-A18V", "subtype"] == "Basal"
     uuids = TCGABIOLINKS_COLDATA.replace("barcode,patient", "sample_id,patient").replace("TCGA-BH-A18V-01A", "1f2e-01")
@@ -106,7 +106,7 @@ def test_columns_that_were_read_are_named(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_no_clinical_table(tmp_path: Path) -> None:
+def test_other_tables_are_refused_as_clinical_data(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="no clinical table"):
         read_tcga_clinical(tmp_path / "none.tsv")
     with pytest.raises(CohortError, match=r"no column of TCGA patients.*it has a, b.*patient_id"):

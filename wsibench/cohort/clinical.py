@@ -112,7 +112,7 @@ def read_tcga_clinical(path: Path) -> pd.DataFrame:
     """Read an export of TCGA's clinical data: patients or samples, CSV or TSV, gzipped or not.
 
     Lines that begin with ``#`` (cBioPortal's data_clinical_*.txt) are skipped.  Of several rows of a
-    patient the first that knows a value counts, primary tumours before others.
+    patient the first one with a value is used, primary tumours before others.
 
     Returns
     -------

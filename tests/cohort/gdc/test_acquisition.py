@@ -76,7 +76,7 @@ def make(data_root: Path) -> Callable[..., Study]:
     return write
 
 
-def test_from_the_answer_to_a_cohort(project: GdcServer, make: Callable[..., Study]) -> None:
+def test_cohort_from_the_answer_of_the_gdc(project: GdcServer, make: Callable[..., Study]) -> None:
     study = make()
     with pytest.raises(NotReady):
         cohort.expected(study)
@@ -108,7 +108,7 @@ def test_from_the_answer_to_a_cohort(project: GdcServer, make: Callable[..., Stu
     assert all(artefact.due() is None for artefact in cohort.expected(study))
 
 
-def test_a_second_time_asks_and_writes_nothing(project: GdcServer, make: Callable[..., Study]) -> None:
+def test_a_second_build_asks_and_writes_nothing(project: GdcServer, make: Callable[..., Study]) -> None:
     study = make()
     cohort.build(study)
     before, times = len(project.log), {path: path.stat().st_mtime_ns for path in study.root.rglob("*")}
@@ -159,7 +159,7 @@ def test_slides_in_gdc_clients_folder_are_linked(
         cohort.build(make("other", slides="nowhere"))
 
 
-def test_a_slide_that_cannot_be_had_is_a_row(project: GdcServer, make: Callable[..., Study]) -> None:
+def test_a_slide_that_cannot_be_fetched_is_a_failure_row(project: GdcServer, make: Callable[..., Study]) -> None:
     study = make()
     [bad] = [
         hit for hit in project.hits.values() if hit["file_name"].startswith(PATIENTS[4]) and "svs" in hit["file_name"]
@@ -177,7 +177,7 @@ def test_a_slide_that_cannot_be_had_is_a_row(project: GdcServer, make: Callable[
     assert len(cohort.read_cohort(study)) == 6
 
 
-def test_rna_that_cannot_be_had_stops_before_the_slides(project: GdcServer, make: Callable[..., Study]) -> None:
+def test_missing_rna_stops_the_stage_before_slides_are_fetched(project: GdcServer, make: Callable[..., Study]) -> None:
     for hit in project.hits.values():
         if hit["file_name"].endswith(".tsv"):
             project.trouble(f"/data/{hit['file_id']}", *[("status", 403)] * 5)
@@ -186,7 +186,7 @@ def test_rna_that_cannot_be_had_stops_before_the_slides(project: GdcServer, make
     assert not project.slides_asked()
 
 
-def test_a_disk_that_is_too_small_is_foreseen_before_anything_comes(
+def test_insufficient_disk_space_is_an_error_before_any_download(
     project: GdcServer, make: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -232,6 +232,6 @@ def test_subtype_and_coverage_from_a_clinical_table(
         ({"slides": "${NO_SUCH_VARIABLE}/x"}, "NO_SUCH_VARIABLE"),
     ],
 )
-def test_a_section_that_is_wrong(make: Callable[..., Study], keys: dict, message: str) -> None:
+def test_invalid_settings_are_refused(make: Callable[..., Study], keys: dict, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         make(**keys)

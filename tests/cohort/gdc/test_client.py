@@ -60,20 +60,20 @@ def test_sends_no_credentials(server: GdcServer, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("trouble", [("status", 503), ("status", 504), ("status", 429), ("reset", 20), "broken_json"])
-def test_tries_again_after_passing_trouble(server: GdcServer, trouble: object) -> None:
+def test_temporary_errors_are_retried(server: GdcServer, trouble: object) -> None:
     offer_project(server)
     server.trouble("/files", trouble, trouble)
     assert len(client.ask(PROJECT)["slides"]) == 7
 
 
-def test_gives_up_at_last_and_says_so(server: GdcServer) -> None:
+def test_lasting_errors_are_reported_with_the_number_of_attempts(server: GdcServer) -> None:
     offer_project(server)
     server.trouble("/files", *[("status", 503)] * client.ATTEMPTS)
     with pytest.raises(GdcError, match=rf"after {client.ATTEMPTS} attempts.*503.*try later"):
         client.ask(PROJECT)
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "BACKOFF_S", 0.001)
     monkeypatch.setenv("WSIBENCH_GDC", "http://127.0.0.1:9")
     with pytest.raises(GdcError, match=r"127\.0\.0\.1:9"):
@@ -191,7 +191,7 @@ def test_a_snapshot_is_read_back_and_has_stable_bytes(server: GdcServer, tmp_pat
     assert (tmp_path / name).read_bytes() == before
 
 
-def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused_as_snapshots(tmp_path: Path) -> None:
     with pytest.raises(GdcError, match=r"no snapshot .*gdc\.json"):
         client.read_snapshot(tmp_path / "gdc.json", PROJECT)
     (tmp_path / "gdc.json").write_text('{"data": {}}')
@@ -205,7 +205,7 @@ def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", ".hidden", "a/b.svs", "", None])
-def test_a_name_that_would_leave_the_folder_is_refused(name: str | None) -> None:
+def test_file_names_with_other_folders_are_refused(name: str | None) -> None:
     with pytest.raises(GdcError, match=r"not of the form|no allowed file name"):
         client.file_table([{"file_id": "1", "file_name": name, "file_size": 1, "md5sum": "0"}])
 

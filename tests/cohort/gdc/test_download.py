@@ -1,4 +1,4 @@
-"""Downloads over a server that misbehaves: nothing bad is kept, nothing finished is fetched twice."""
+"""Downloads from a faulty server: no damaged file is kept, no finished file is fetched twice."""
 
 import errno
 import fcntl
@@ -66,18 +66,18 @@ def test_fetches_all_and_nothing_twice(server: GdcServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("trouble", [("reset", 2 * MIB + 7), ("truncate", 2 * MIB + 1)])
-def test_goes_on_where_the_connection_broke(server: GdcServer, tmp_path: Path, trouble: tuple) -> None:
+def test_broken_connection_is_resumed(server: GdcServer, tmp_path: Path, trouble: tuple) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", trouble)
     download.fetch(file, tmp_path)
     assert_whole([file], tmp_path)
     first, second = data_requests(server, file)
     assert first == ""
-    if trouble[0] == "truncate":  # a reset may throw away all that had come
+    if trouble[0] == "truncate":  # a reset may discard all bytes received
         assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= trouble[1]
 
 
-def test_503_then_ok(server: GdcServer, tmp_path: Path) -> None:
+def test_busy_server_is_retried(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", ("status", 503), ("status", 502))
     download.fetch(file, tmp_path)
@@ -86,14 +86,14 @@ def test_503_then_ok(server: GdcServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["ignore_range", ("shift_range", 5)])
-def test_another_range_than_asked_for_starts_again(server: GdcServer, tmp_path: Path, answer: object) -> None:
+def test_wrong_range_restarts_the_download(server: GdcServer, tmp_path: Path, answer: object) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", ("reset", MIB + 7), answer)
     download.fetch(file, tmp_path)
     assert_whole([file], tmp_path)
 
 
-def test_a_part_of_an_earlier_run_is_gone_on_with(server: GdcServer, tmp_path: Path) -> None:
+def test_partial_file_of_an_earlier_run_is_continued(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     download.part_path(file, tmp_path).write_bytes(server.content[file.file_id][: 2 * MIB])
     download.fetch(file, tmp_path)
@@ -127,14 +127,14 @@ def test_wrong_md5_for_good_is_an_error_and_leaves_nothing(server: GdcServer, tm
     assert not (tmp_path / bad.name).exists()
 
 
-def test_a_server_that_never_gets_it_through(server: GdcServer, tmp_path: Path) -> None:
+def test_download_fails_after_too_many_attempts(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", *[("reset", 0)] * client.ATTEMPTS**2)
     with pytest.raises(GdcError, match="a second run continues"):
         download.fetch(file, tmp_path)
 
 
-def test_when_nothing_comes_through_the_rest_is_not_tried(
+def test_downloads_end_when_several_in_a_row_fail(
     server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BACKOFF_S", 0.001)
@@ -147,7 +147,7 @@ def test_when_nothing_comes_through_the_rest_is_not_tried(
     assert [download.artefact(file, tmp_path).due() for file in files[:2]] == [None, None]
 
 
-def test_any_progress_is_worth_another_attempt(server: GdcServer, tmp_path: Path) -> None:
+def test_attempts_that_make_progress_are_not_counted(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", *[("truncate", MIB // 8)] * (3 * client.ATTEMPTS))
     download.fetch(file, tmp_path)
@@ -162,7 +162,7 @@ def test_an_id_that_expired_is_found_again_by_name(server: GdcServer, tmp_path: 
     assert len(server.asked("GET", "/data/after-the-release")) == 1
 
 
-def test_an_open_file_that_is_refused_says_when_to_come_back(server: GdcServer, tmp_path: Path) -> None:
+def test_refused_open_file_suggests_a_later_run(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     server.trouble(f"/data/{file.file_id}", ("status", 403))
     with pytest.raises(GdcError, match="hours after a data release"):
@@ -177,7 +177,7 @@ def test_a_finished_file_that_changed_is_fetched_again(server: GdcServer, tmp_pa
     assert_whole([file], tmp_path)
 
 
-def test_killed_before_it_was_signed_it_is_verified_not_fetched(server: GdcServer, tmp_path: Path) -> None:
+def test_whole_file_without_sidecar_is_verified_and_not_fetched(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     path = download.fetch(file, tmp_path)
     meta_path(path).unlink()
@@ -206,7 +206,7 @@ def test_gdc_clients_folder_is_verified_and_linked(server: GdcServer, tmp_path: 
     assert download.artefact(good, ours).due() == "missing"
 
 
-def test_a_disk_that_is_too_small_is_foreseen(
+def test_insufficient_disk_space_is_an_error_before_the_download(
     server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = offered(server, 3)
@@ -218,7 +218,9 @@ def test_a_disk_that_is_too_small_is_foreseen(
     assert download.fetch_all(files, tmp_path, label="slides") == {}
 
 
-def test_a_disk_that_fills_up_is_survived(server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_continue_after_a_full_disk(
+    server: GdcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = offered(server, 6)
     room = [7 * MIB]
     real = download._write
@@ -242,7 +244,7 @@ def test_a_disk_that_fills_up_is_survived(server: GdcServer, tmp_path: Path, mon
     assert all(len(data_requests(server, file)) == 1 for file in done)
 
 
-def test_a_file_that_another_process_fetches_is_left_to_it(server: GdcServer, tmp_path: Path) -> None:
+def test_file_locked_by_another_process_is_not_fetched(server: GdcServer, tmp_path: Path) -> None:
     [file] = offered(server)
     with open(download.part_path(file, tmp_path), "ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -263,7 +265,9 @@ files = [GdcFile(*line.split()[:2], int(line.split()[2]), line.split()[3]) for l
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_process_is_gone_on_with(server: GdcServer, tmp_path: Path, signal_: signal.Signals) -> None:
+def test_downloads_of_a_killed_process_are_continued(
+    server: GdcServer, tmp_path: Path, signal_: signal.Signals
+) -> None:
     files = [file for n in range(6) for file in offered(server, size=(n + 1) * MIB, name=f"slide{n}")]
     listing, folder = tmp_path / "files.txt", tmp_path / "slides"
     listing.write_text("".join(f"{f.file_id} {f.name} {f.size} {f.md5}\n" for f in files))
@@ -291,4 +295,4 @@ def test_a_killed_process_is_gone_on_with(server: GdcServer, tmp_path: Path, sig
     asked = {path for _, path, _, _ in server.log[before:]}
     assert asked == {f"/data/{file.file_id}" for file in files if file not in done}
     resumed = [headers["Range"] for _, _, headers, _ in server.log[before:] if "Range" in headers]
-    assert resumed, "no part was gone on with"
+    assert resumed, "no partial file was continued"

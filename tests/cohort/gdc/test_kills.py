@@ -1,4 +1,4 @@
-"""Killed at random moments, over and over, a download still ends with every file whole and fetched once."""
+"""Downloads killed repeatedly at random moments end with every file whole and fetched once."""
 
 import random
 import signal

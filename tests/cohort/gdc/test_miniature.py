@@ -44,7 +44,7 @@ def server(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GdcServ
         for patient, values in zip(expression.obs_names, expression.X[:, :N_GENES], strict=True):
             tpm = np.exp2(values.astype(float)).round(4)
             server.offer_rna(f"{barcodes[patient]}-01A-11R-A115-07", star_tsv(genes, (tpm * 50).astype(int), tpm))
-        server.offer_slide("TCGA-E2-A15E-06Z-00-DX1", b"a metastasis that nobody should fetch")
+        server.offer_slide("TCGA-E2-A15E-06Z-00-DX1", b"a metastasis, not to be fetched")
         server.offer_rna("TCGA-E2-A15E-06A-11R-A115-07", b"nor its RNA")
         yield server
 

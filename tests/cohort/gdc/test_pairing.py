@@ -40,12 +40,12 @@ def test_parts_of_barcodes() -> None:
     assert parts.iloc[0]["patient_id"] == "TCGA-BH-A0B3"
 
 
-def test_what_is_no_tcga_barcode_is_named() -> None:
+def test_other_barcodes_are_refused_by_name() -> None:
     with pytest.raises(CohortError, match=r"1 barcodes.*'C3L-00001'.*source: local"):
         tcga.parse_barcodes(pd.Series(["TCGA-BH-A0B3-01A", "C3L-00001"]))
 
 
-def test_rules_keep_primary_tumours_and_count_who_drops_out() -> None:
+def test_rules_keep_primary_tumours_and_count_dropped_files() -> None:
     slides = slides_of(
         "TCGA-AA-0001-01Z-00-DX1",
         "TCGA-AA-0001-01Z-00-DX2",
@@ -94,7 +94,7 @@ def test_rules_keep_primary_tumours_and_count_who_drops_out() -> None:
         ("01A-21R-A169-07", ["01A-11R-A169-07"], []),  # the highest barcode
     ],
 )
-def test_one_aliquot_a_patient_whatever_the_order(best: str, others: list[str], ffpe: list[str]) -> None:
+def test_one_aliquot_per_patient_in_any_order_of_files(best: str, others: list[str], ffpe: list[str]) -> None:
     patient = "TCGA-A7-A0DB"
     slides = slides_of(f"{patient}-01Z-00-DX1")
     barcodes = [f"{patient}-{end}" for end in (best, *others)]
@@ -104,7 +104,7 @@ def test_one_aliquot_a_patient_whatever_the_order(best: str, others: list[str], 
         assert rules(pairing).loc[("RNA file", tcga.ONE_ALIQUOT.keeps), "dropped_files"] == len(others)
 
 
-def test_nobody_in_common() -> None:
+def test_slides_and_rna_of_different_patients_are_not_paired() -> None:
     pairing = tcga.pair(slides_of("TCGA-AA-0001-01Z-00-DX1"), rna_of())
     assert pairing.slides.empty
     assert pairing.rna.empty

@@ -47,7 +47,7 @@ def test_values_genes_and_patients(files: dict[str, Path]) -> None:
     assert adata.uns["wsibench"]["gene_model"] == "GENCODE v36"
 
 
-def test_opens_in_anndata_and_back(files: dict[str, Path], tmp_path: Path) -> None:
+def test_written_file_is_read_back_by_anndata(files: dict[str, Path], tmp_path: Path) -> None:
     adata = star.read_star(files)
     adata.write_h5ad(tmp_path / "e.h5ad", convert_strings_to_categoricals=False)
     again = anndata.read_h5ad(tmp_path / "e.h5ad")
@@ -71,7 +71,7 @@ def test_another_annotation_is_refused(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# gene-model: GENCODE v36\n", "#\na\tb\n1\t2\n", "\x00\x01", "#\ngene_id\tx\n"])
-def test_what_is_no_star_file_is_named(files: dict[str, Path], text: str) -> None:
+def test_other_files_are_refused_by_name(files: dict[str, Path], text: str) -> None:
     files["P1"].write_text(text)
     with pytest.raises(CohortError, match=r"P1\.tsv is not a STAR counts file"):
         star.read_star(files)

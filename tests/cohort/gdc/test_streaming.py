@@ -103,7 +103,7 @@ def test_the_same_features_as_of_kept_slides_without_keeping_any(server: GdcServ
     }
 
 
-def test_tiling_then_reports_and_nothing_is_fetched_again(server: GdcServer, make: Callable[..., Study]) -> None:
+def test_tiling_after_embedding_fetches_nothing(server: GdcServer, make: Callable[..., Study]) -> None:
     study = make("streamed")
     cohort.build(study)
     embedding.embed_slides(study)
@@ -127,7 +127,7 @@ def test_only_what_is_due_is_fetched(server: GdcServer, make: Callable[..., Stud
     assert fetches(server) == before + 1
 
 
-def test_a_slide_that_fails_is_a_row_and_is_not_kept(server: GdcServer, make: Callable[..., Study]) -> None:
+def test_failed_slide_is_a_failure_row_and_is_deleted(server: GdcServer, make: Callable[..., Study]) -> None:
     study = make("streamed")
     [bad] = [hit for hit in server.hits.values() if hit["file_name"].startswith(PATIENTS[1])]
     server.offer(bad["file_name"], b"no slide", file_id=bad["file_id"], **_kept(bad))
@@ -150,7 +150,7 @@ def _kept(hit: dict) -> dict:
     return {name: value for name, value in hit.items() if name not in changed}
 
 
-def test_what_a_killed_run_left_is_taken_up(server: GdcServer, make: Callable[..., Study]) -> None:
+def test_slide_left_by_a_killed_run_is_used(server: GdcServer, make: Callable[..., Study]) -> None:
     study = make("streamed")
     cohort.build(study)
     name = Path(cohort.read_cohort(study)["path"][0]).name
@@ -161,7 +161,7 @@ def test_what_a_killed_run_left_is_taken_up(server: GdcServer, make: Callable[..
     assert not list(study.slides.iterdir())
 
 
-def test_the_users_own_slides_stay(server: GdcServer, make: Callable[..., Study], tmp_path: Path) -> None:
+def test_slides_of_the_user_are_not_deleted(server: GdcServer, make: Callable[..., Study], tmp_path: Path) -> None:
     theirs = [
         save(tmp_path / "theirs", hit, server.content[hit["file_id"]])
         for hit in server.hits.values()

@@ -1,4 +1,4 @@
-"""The simulated cohort: files that OpenSlide opens, a truth that holds, and generation that resumes."""
+"""The simulated cohort: files that OpenSlide opens, expression with the stated correlations, and resumption."""
 
 import os
 import signal
@@ -199,7 +199,7 @@ def test_a_quarter_of_the_sites_scan_at_40x():
 
 
 @pytest.mark.usefixtures("biopsies")
-def test_a_cohort_is_left_whole_and_current(data_root):
+def test_simulation_writes_a_complete_cohort(data_root):
     study = new_study(data_root)
     simulate(study)
     assert [artefact.due() for artefact in expected(study)] == [None] * (N_SLIDES + 3)
@@ -218,7 +218,7 @@ def test_a_cohort_is_left_whole_and_current(data_root):
 
 
 @pytest.mark.usefixtures("biopsies")
-def test_what_is_current_is_left_alone_and_what_is_gone_comes_back_the_same(data_root):
+def test_only_missing_files_are_written_again_with_the_same_bytes(data_root):
     study = new_study(data_root)
     simulate(study)
     before = checksums(study)

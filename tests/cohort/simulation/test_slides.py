@@ -1,4 +1,4 @@
-"""What is painted is seen: measured on pictures by colour deconvolution, never on internals."""
+"""Painted slides, measured by colour deconvolution of their pixels."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def picture(morphology: Morphology, seed: int = 0, slide_mpp: float = MPP) -> np
 
 
 def nuclei(image: np.ndarray) -> np.ndarray:
-    """Inscribed radius (µm) of every nucleus in the middle of a slide; touching ones are told apart."""
+    """Inscribed radius (µm) of every nucleus in the middle of a slide; touching ones are separated."""
     third = len(image) // 3
     haematoxylin = ndimage.gaussian_filter(rgb2hed(image[third:-third, third:-third])[..., 0], 1)
     mask = ndimage.binary_fill_holes(haematoxylin > threshold_otsu(haematoxylin))
@@ -36,7 +36,7 @@ def average() -> np.ndarray:
     return picture(AVERAGE)
 
 
-def test_a_piece_of_tissue_lies_on_bare_glass(average):
+def test_tissue_is_surrounded_by_glass(average):
     tissue = (average < 225).any(-1)
     border = np.concatenate(
         [tissue[:20].ravel(), tissue[-20:].ravel(), tissue[:, :20].ravel(), tissue[:, -20:].ravel()]

@@ -1,4 +1,4 @@
-"""What a cohort refuses: tables that cannot be used, and what the error says."""
+"""Tables that a cohort refuses, and the errors."""
 
 from functools import partial
 
@@ -78,7 +78,7 @@ def test_an_expression_table_that_is_not_there_or_of_another_kind_is_refused(mak
         (["XIST", "TSIX"], ["XIST, TSIX", "ESR1"]),
     ],
 )
-def test_genes_that_cannot_be_told_are_refused(make, genes, words):
+def test_unusable_gene_selections_are_refused(make, genes, words):
     assert_refused(make(expression_section={"genes": genes}), *words)
 
 
@@ -114,7 +114,7 @@ def test_a_patient_listed_twice_is_refused(make):
     assert_refused(make("patient_id,site\n007,A\n007,B\n", table="patients"), "more than one row for patient 007")
 
 
-def test_a_refused_table_leaves_what_was_there(make):
+def test_refused_table_leaves_earlier_outputs(make):
     cohort.build(make())
     study = make(SLIDES + "S1,010,s9.svs,A,,\n")
     before = study.cohort_csv.read_bytes()

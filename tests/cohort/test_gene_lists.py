@@ -1,4 +1,4 @@
-"""The gene lists that come with the checkout."""
+"""Gene lists of the repository."""
 
 import pytest
 
