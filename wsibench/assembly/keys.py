@@ -100,10 +100,9 @@ def artefacts(study: Study, slides: tuple[pd.DataFrame, pd.DataFrame] | None) ->
         made_from = [_current_key(role, part) for role, part in study.parts.items()]
     else:
         rows, keys = slides
-        section += [
-            study.model_dump(mode="json", include={"features", "targets", "clinical"}),
-            clinical.contents(study),
-        ]
+        section.append(study.model_dump(mode="json", include={"features", "targets"}))
+        if "clinical" in section[0] or any(target.column for target in study.targets.values()):
+            section += [study.clinical.covariates, clinical.contents(study)]
         cohort = rows[["slide_id", "patient_id", "site", "subtype"]].to_dict("records")
         files = [table.table for table in study.features.values()]
         files += [target.genes for target in study.targets.values() if isinstance(target.genes, str)]
