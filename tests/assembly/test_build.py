@@ -1,4 +1,4 @@
-"""The benchmark: the right means of the right patients, and a word on everyone left out."""
+"""Assembly of a study: means over all tiles, exclusions with their reasons, keys, and feature tables."""
 
 import anndata
 import numpy as np
@@ -33,7 +33,7 @@ def reload(folder, **sections):
 
 @pytest.fixture
 def folder(data_root):
-    """Tables of three patients; slides are files that nobody opens."""
+    """Tables of three patients; slides are text files that are never opened."""
     folder = data_root / "own"
     folder.mkdir()
     rows = [(slide, patient, f"{slide}.svs", site) for slide, patient, site, _ in SLIDES]
@@ -46,7 +46,7 @@ def folder(data_root):
 
 @pytest.fixture
 def study(folder):
-    """A study whose slides have been tiled and embedded, without a pixel."""
+    """A study whose slides have tiles and features that no image was read for."""
     study = reload(folder)
     cohort.build(study)
     embed(study)
@@ -85,7 +85,7 @@ def table(folder, text, name="own", **settings):
 # Pooling
 
 
-def test_a_patients_mean_is_over_all_tiles_of_all_its_slides(study):
+def test_mean_features_are_averaged_over_all_tiles_of_all_slides_of_a_patient(study):
     adata = assembly.assemble(study)
     assert list(adata.obsm) == ["texture", "colour"]
     assert adata.obs_names.tolist() == ["A", "B", "C"]
@@ -99,7 +99,7 @@ def test_a_patients_mean_is_over_all_tiles_of_all_its_slides(study):
     np.testing.assert_array_equal(adata.X, [[1, 9], [2, 7], [3, 8]])
 
 
-def test_pooling_many_large_float16_features_neither_overflows_nor_drifts(study):
+def test_pooling_large_float16_features_does_not_overflow(study):
     (artefact,) = [a for a in embedding.expected(study) if a.path == study.features_h5("colour", "b1")]
     (other,) = [a for a in embedding.expected(study) if a.path == study.features_h5("texture", "b1")]
     many = np.full((5000, 4), 60000, np.float16)
@@ -112,7 +112,7 @@ def test_pooling_many_large_float16_features_neither_overflows_nor_drifts(study)
     np.testing.assert_allclose(made, many.astype(np.float64).mean(axis=0), rtol=1e-6)
 
 
-def test_bags_and_their_index_go_together(study):
+def test_bags_and_their_index_have_the_same_order(study):
     assembly.assemble(study)
     obs = assembly.read_benchmark(study.benchmark_h5ad).obs.loc[["C", "A"]]
     folders = assembly.feature_folders(study, "colour")
@@ -125,7 +125,7 @@ def test_bags_and_their_index_go_together(study):
     assert index["y"].tolist() == [0, 7, 0, 7, 14, 0]
 
 
-def test_the_file_says_all_to_anndata_alone(study):
+def test_the_benchmark_can_be_read_with_anndata_alone(study):
     assembly.assemble(study)
     adata = anndata.read_h5ad(study.benchmark_h5ad)
     assert adata.shape == (3, 2)
@@ -138,7 +138,7 @@ def test_the_file_says_all_to_anndata_alone(study):
 # Who is left out
 
 
-def test_a_slide_that_one_encoder_lacks_counts_for_none(folder):
+def test_a_slide_without_features_of_one_encoder_is_excluded_for_all(folder):
     study = reload(folder)
     cohort.build(study)
     embed(study, failing={("colour", "a2"), ("texture", "b1")})
@@ -150,13 +150,13 @@ def test_a_slide_that_one_encoder_lacks_counts_for_none(folder):
     assert rows == [["slide", "a2"], ["slide", "b1"], ["patient", "B"]]
 
 
-def test_features_that_are_due_are_not_passed_over(study):
+def test_features_that_are_due_are_an_error(study):
     study.features_h5("colour", "b1").unlink()
     with pytest.raises(NotReady, match=r"1 files of features are due, .*b1\.h5"):
         assembly.assemble(study)
 
 
-def test_features_that_are_no_numbers_are_refused(study):
+def test_features_that_are_not_finite_are_refused(study):
     (artefact,) = [a for a in embedding.expected(study) if a.path == study.features_h5("colour", "b1")]
     with writing(artefact) as path:
         write_features(path, np.full((5, 4), np.nan), np.zeros((5, 2)))
@@ -164,7 +164,7 @@ def test_features_that_are_no_numbers_are_refused(study):
         assembly.assemble(study)
 
 
-def test_encoders_that_saw_other_tiles_are_refused(study):
+def test_encoders_with_different_numbers_of_tiles_are_refused(study):
     (artefact,) = [a for a in embedding.expected(study) if a.path == study.features_h5("colour", "b1")]
     with writing(artefact) as path:
         write_features(path, features("colour", "b1")[:-1], np.zeros((4, 2)))
@@ -175,7 +175,7 @@ def test_encoders_that_saw_other_tiles_are_refused(study):
 # Keys
 
 
-def test_nothing_is_assembled_twice_until_something_changes(study):
+def test_a_current_benchmark_is_not_assembled_again(study):
     assembly.assemble(study)
     stamp = study.benchmark_h5ad.stat().st_mtime_ns
     assembly.assemble(study)
@@ -183,7 +183,7 @@ def test_nothing_is_assembled_twice_until_something_changes(study):
     assert all(artefact.due() is None for artefact in assembly.expected(study))
 
 
-def test_contents_change_only_where_something_changed(study, folder):
+def test_digests_change_only_for_the_parts_that_changed(study, folder):
     def contents(study):
         assembly.assemble(study)
         return read_meta(study.benchmark_h5ad)["facts"]["contents"]
@@ -204,7 +204,7 @@ def test_contents_change_only_where_something_changed(study, folder):
 # Tables of features
 
 
-def test_a_table_of_patients_stands_beside_encoders(study, folder):
+def test_a_feature_table_is_joined_with_encoders(study, folder):
     text = "patient_id,f1,f2,f3,f4\nC,1,5,2,\nB,2,5,3,1\nA,4,5,4,1\nD,9,9,9,9\n"
     adata = assembly.assemble(reload(folder, features=table(folder, text, width=4), controls=["site"]))
     assert list(adata.obsm) == ["texture", "colour", "own", "site"]
@@ -218,14 +218,14 @@ def test_a_table_of_patients_stands_beside_encoders(study, folder):
     ]
 
 
-def test_a_table_of_slides_is_averaged_over_a_patients_slides(study, folder):
+def test_a_table_of_slides_is_averaged_over_the_slides_of_a_patient(study, folder):
     text = "slide_id,f1,f2\na1,1,2\na2,3,6\nb1,5,5\nc1,7,8\n"
     adata = assembly.assemble(reload(folder, encoders=[], features=table(folder, text, id="slide_id")))
     np.testing.assert_array_equal(adata.obsm["own"], np.float32([[2, 4], [5, 5], [7, 8]]))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "h5ad"])
-def test_a_table_of_features_may_come_in_any_kind(study, folder, kind):
+def test_feature_tables_can_be_parquet_or_h5ad(study, folder, kind):
     frame = pd.DataFrame({"f1": [1.0, 2, 4], "f2": [3.0, 2, 1]}, index=pd.Index(["A", "B", "C"], name="patient_id"))
     path = folder / f"features.{kind}"
     frame.to_parquet(path) if kind == "parquet" else anndata.AnnData(frame).write_h5ad(path)
@@ -233,7 +233,7 @@ def test_a_table_of_features_may_come_in_any_kind(study, folder, kind):
     np.testing.assert_array_equal(adata.obsm["own"], frame.to_numpy(np.float32))
 
 
-def test_patients_that_a_table_lacks_are_listed(study, folder):
+def test_patients_missing_from_a_table_are_listed(study, folder):
     study = reload(folder, features=table(folder, "patient_id,f1\nA,1\nB,\nC,3\n"))
     assert assembly.assemble(study).obs_names.tolist() == ["A", "C"]
     assert assembly.read_exclusions(study.benchmark_exclusions_csv).values.tolist() == [
@@ -254,7 +254,7 @@ def test_patients_that_a_table_lacks_are_listed(study, folder):
         ("patient_id,f1\nA,1\nB,2\nC,2\n", {"id": "slide_id"}, ["first column", "'slide_id'"]),
     ],
 )
-def test_a_table_of_features_that_cannot_be_used_is_refused(study, folder, text, settings, words):
+def test_unusable_feature_tables_are_refused(study, folder, text, settings, words):
     assembly.assemble(study)
     before = study.benchmark_h5ad.read_bytes()
     with pytest.raises(CohortError) as info:
@@ -264,14 +264,14 @@ def test_a_table_of_features_that_cannot_be_used_is_refused(study, folder, text,
     assert study.benchmark_h5ad.read_bytes() == before
 
 
-def test_a_missing_table_and_controls_that_cannot_be_had_are_refused(study, folder):
+def test_missing_tables_and_impossible_controls_are_refused(study, folder):
     with pytest.raises(CohortError, match="There is no table"):
         assembly.assemble(reload(folder, features={"own": {"table": "nowhere.csv"}}))
     with pytest.raises(CohortError, match="truth of a simulated cohort"):
         assembly.assemble(reload(folder, controls=["oracle"]))
 
 
-def test_no_patient_left_is_an_error(study, folder):
+def test_no_complete_patient_is_an_error(study, folder):
     text = "patient_id,f1\nA,\nB,\nC,3\n"
     study = reload(folder, features=table(folder, text) | {"other": {"table": "other.csv"}})
     (folder / "other.csv").write_text("patient_id,f1\nA,1\nB,2\n")
@@ -282,7 +282,7 @@ def test_no_patient_left_is_an_error(study, folder):
 # Where it does not apply
 
 
-def test_a_study_without_expression_or_without_features_has_nothing_to_assemble(folder):
+def test_assembly_is_not_applicable_without_expression_or_features(folder):
     assert "no expression" in assembly.not_applicable(
         reload(folder, cohort={"source": "local", "slides": "slides.csv"})
     )

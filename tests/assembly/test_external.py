@@ -1,4 +1,4 @@
-"""Trained on one cohort, tested on another: what transfers, who is in which, and what cannot be compared."""
+"""External validation: signal that transfers between cohorts, matching of patients, genes and features."""
 
 import shutil
 import subprocess
@@ -37,12 +37,12 @@ EXTERNAL = {
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    """Workers of their own would spend the test on starting."""
+    """Run in this process: starting workers takes longer than the test."""
     monkeypatch.setenv("WSIBENCH_WORKERS", "0")
 
 
 def write_cohort(folder: Path, *, prefix: str, seed: int, n: int = N) -> None:
-    """Patients whose pictures and good genes share a signal, with sites that mark pictures and site genes.
+    """Write patients whose images and good genes share a signal, with sites that change images and site genes.
 
     What ties the signal to features and genes is the same in all cohorts; patients, noise and sites are not.
     """
@@ -118,13 +118,13 @@ def by_group(study: Study) -> pd.Series:
     return ranking.read(study, "groups").set_index(["encoder", "group"])["mean_rho"]
 
 
-def test_what_cohorts_share_transfers_and_their_sites_do_not(study):
+def test_shared_signal_transfers_and_site_effects_do_not(study):
     board = ranking.read(study, "leaderboard").set_index("encoder")
     assert board["scheme"].eq("external").all()
     assert board["n_patients"].eq(N).all()
     assert board["n_genes"].eq(3 * GENES).all()
     assert board.loc[["good", "poor"], "rank"].tolist() == [1, 2]
-    assert board.loc["site", "n_undefined"] == 3 * GENES, "sites that were never seen say nothing"
+    assert board.loc["site", "n_undefined"] == 3 * GENES, "sites of the test cohort are new"
     rho = by_group(study)
     assert rho["good", "good"] > 0.5 > rho["poor", "good"] > 0.2
     assert abs(rho["good", "site"]) < 0.2
@@ -132,10 +132,10 @@ def test_what_cohorts_share_transfers_and_their_sites_do_not(study):
     inside = study.parts["train"]
     regression.regress(inside)
     ranking.rank(inside)
-    assert by_group(inside)["good", "site"] > 0.5, "within a cohort the same features do tell the site"
+    assert by_group(inside)["good", "site"] > 0.5, "within a cohort the same features predict the site"
 
 
-def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
+def test_test_patients_are_predicted_by_a_fit_on_all_training_patients(study):
     patients = assembly.read_benchmark(study.benchmark_h5ad).obs
     assert patients["external"].tolist() == [-1] * N + [0] * N
     assert patients["site"].iloc[[0, N]].tolist() == ["train:S0", "test:S0"]
@@ -145,11 +145,11 @@ def test_the_test_patients_are_predicted_by_a_fit_on_all_others(study):
         assert predictions.obs_names.tolist() == test.obs_names.tolist()
         assert predictions.obs["fold"].eq(0).all()
         assert not predictions.layers["noise"].any(), "nobody who is predicted has trained a fit"
-    seen, held = (
+    trained, tested = (
         Patients(each.obs_names.to_numpy(), each.obs["site"].to_numpy(str), each.obsm["good"]) for each in (train, test)
     )
     genes = test.var_names[:-1]
-    expected = Ridge().fit(seen, train[:, genes].X).predict(held)
+    expected = Ridge().fit(trained, train[:, genes].X).predict(tested)
     np.testing.assert_allclose(
         read_predictions(fits(study)[0].predictions.path)[:, genes].X, expected, rtol=1e-4, atol=1e-5
     )
@@ -188,7 +188,7 @@ def test_inner_folds_keep_training_sites_together(study):
     assert folds.inner_groups(unknown, "external")[:3].tolist() == ["P000", "P001", "train:S2"]
 
 
-def test_stages_without_a_cohort_say_so(study):
+def test_stages_01_to_03_are_not_applicable(study):
     for stage in stages.STAGES[:3]:
         assert str(stages.status(study, stage)).endswith(f"not applicable  {study.no_cohort}")
     with pytest.raises(CohortError, match="The patients come from the studies a"):
@@ -201,7 +201,7 @@ def test_stages_without_a_cohort_say_so(study):
     assert report.boards(board)[0]["meaning"] == "patients of another cohort than the training cohort"
 
 
-def test_a_study_that_is_due_is_named_and_other_contents_make_another_key(copy):
+def test_a_study_that_is_due_is_named_and_a_new_benchmark_makes_another_key(copy):
     study = again(copy, "b", ranking={"bootstrap": 300}, folds={"n": 4})
     assert not any(artefact.due() for artefact in ranking.expected(study)), "what comes after a benchmark has no say"
     table = pd.read_csv(copy / "b" / "good.csv").assign(f0=lambda frame: frame["f0"] ** 2)
@@ -216,14 +216,14 @@ def test_a_study_that_is_due_is_named_and_other_contents_make_another_key(copy):
     assert {fit.encoder for fit in fits(study) if fit.due()} == {"good"}
 
 
-def test_the_boundary_between_cohorts_is_in_the_keys(copy):
-    """Whoever trains and whoever is tested: the same patients, the other way round."""
+def test_swapping_training_and_test_study_changes_the_keys(copy):
+    """The same patients with the roles of the two studies exchanged."""
     assembly.assemble(write_external(copy, train="b", test="a"))
     study = Study.load("ab")
     assert all(artefact.due() for artefact in regression.expected(study))
 
 
-def test_before_the_studies_have_run_there_is_nothing_to_expect(data_root):
+def test_studies_that_have_not_run_are_named(data_root):
     for name, prefix, seed in COHORTS:
         write_cohort(data_root / name, prefix=prefix, seed=seed, n=12)
         trials.load(data_root / name)
@@ -265,7 +265,7 @@ def test_columns_of_tables_are_matched_by_name(copy):
     assert ["feature", "good: f1", "only in a (train)"] in excluded
 
 
-def test_errors_in_two_units_are_not_given(copy):
+def test_errors_are_empty_when_units_differ(copy):
     again(copy, "a", expression={"unit": "log2_tpm"})
     study = again(copy, "b", expression={"unit": "zscore"})
     assembly.assemble(study)
@@ -321,7 +321,7 @@ def test_the_number_of_tiles_drawn_may_differ(data_root):
     assert assembly.assemble(tiled(data_root, tiles={"max_tiles": 50, "seed": 3})).n_obs == 36
 
 
-def test_a_slide_of_both_is_refused_under_whatever_name(data_root):
+def test_a_slide_file_in_both_studies_is_refused(data_root):
     write_cohort(data_root / "b", prefix="Q", seed=20, n=18)
     slides = (data_root / "b" / "slides.csv").read_text().replace("Q5.svs", "P5.svs")  # trials fill it with its name
     (data_root / "b" / "slides.csv").write_text(slides)
@@ -330,7 +330,7 @@ def test_a_slide_of_both_is_refused_under_whatever_name(data_root):
 
 
 @pytest.mark.slow
-def test_the_ordinary_notebooks_run_on_it(copy):
+def test_the_notebooks_run_on_an_external_study(copy):
     command = [sys.executable, "-m", "wsibench.cli.main", "run", "ab"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr

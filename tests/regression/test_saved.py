@@ -1,4 +1,4 @@
-"""A fit in a file: nothing lost, nothing of the patients, and nothing read that is not what it was."""
+"""Saved fits: equal predictions after reading, no patient data in the files, refusal of damaged files."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def tiled(tmp_path_factory):
 
 
 def in_process(study: Study, encoder: str, probe: str):
-    """The study's patients, and the probe fitted on all of them, without any file."""
+    """Return the study's patients, and the probe fitted on all of them in memory."""
     benchmark = assembly.read_benchmark(study.benchmark_h5ad)
     patients = Patients(
         benchmark.obs_names.to_numpy(str),
@@ -51,7 +51,7 @@ def test_a_fit_that_was_written_and_read_predicts_the_same(tiled, probe, tmp_pat
 
 
 def holds_a_patient(arrays, benchmark) -> bool:
-    """Whether a row or column of the arrays is a patient's features or expression, as they are or standardised."""
+    """Check for a row or column that is a patient's features or expression, as measured or standardised."""
     known = []
     for part in (benchmark.X, benchmark.obsm["colour"]):
         z = (part - part.mean(axis=0)) / part.std(axis=0)
@@ -112,7 +112,7 @@ def test_scores_and_accuracy_are_stored_with_the_genes(tiled, tmp_path):
     assert "not measured" in str(saved.fit(tiled, "colour", "ridge"))
 
 
-def test_columns_that_the_benchmark_drops_are_not_asked_for_later(data_root):
+def test_columns_that_the_benchmark_excludes_are_not_required(data_root):
     write_tables(data_root / "trial")
     table = pd.read_csv(data_root / "trial" / "good.csv").assign(dead=1.0)
     table.to_csv(data_root / "trial" / "good.csv", index=False)
@@ -133,7 +133,7 @@ def test_fits_that_cannot_be_made_are_refused(data_root, encoder, probe, message
         saved.fit(assembled(data_root / "trial"), encoder, probe)
 
 
-def test_a_benchmark_that_is_due_is_not_fitted_on(data_root):
+def test_a_benchmark_that_is_due_is_refused(data_root):
     write_tables(data_root / "trial")
     assembled(data_root / "trial")
     with pytest.raises(NotReady, match="due"):

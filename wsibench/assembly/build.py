@@ -72,9 +72,9 @@ def _assembled(study: Study, rows: pd.DataFrame, keys: pd.DataFrame) -> tuple[An
     adata.uns["wsibench"]["settings"] = {name: settings_key(study, name) or "" for name in features}
     if study.targets:
         patients = clinical.read_patients(study, adata.obs)
-        columns, said = target_columns(study.targets, _gene_sets(study), adata.to_df(), patients)
+        columns, description = target_columns(study.targets, _gene_sets(study), adata.to_df(), patients)
         adata.obsm["targets"] = columns
-        adata.uns["wsibench"]["targets"] = json.dumps(said)
+        adata.uns["wsibench"]["targets"] = json.dumps(description)
     return adata, exclusions, {name: keys[name][used].tolist() for name in keys}
 
 
@@ -120,7 +120,7 @@ def _external(study: Study) -> tuple[AnnData, Exclusions, dict[str, list]]:
 
 
 def tiles_per_slide(n_tiles: Mapping[str, pd.Series]) -> pd.Series:
-    """Number of tiles of each slide, which has to be the same for all encoders.
+    """Count the tiles of each slide, and check that all encoders have the same number.
 
     Parameters
     ----------
@@ -245,14 +245,14 @@ def patient_table(slides: pd.DataFrame, patients: pd.Index) -> pd.DataFrame:
 def _digests(adata: AnnData, sources: dict[str, list]) -> dict[str, Any]:
     known = adata.obs[["site", "subtype", *adata.obs.columns.intersection(["external"])]]
     features = {name: values for name, values in adata.obsm.items() if name != "targets"}
-    said = {
+    digests = {
         "patients": digest([list(row) for row in known.itertuples()]),
         "expression": digest([_sha256(adata.X), list(adata.var_names)]),
         "features": {name: digest([_sha256(values), *sources.get(name, [])]) for name, values in features.items()},
     }
     if "targets" in adata.obsm:
-        said["targets"] = digest([_sha256(adata.obsm["targets"].to_numpy()), adata.uns["wsibench"]["targets"]])
-    return said
+        digests["targets"] = digest([_sha256(adata.obsm["targets"].to_numpy()), adata.uns["wsibench"]["targets"]])
+    return digests
 
 
 def _sha256(matrix: np.ndarray) -> str:

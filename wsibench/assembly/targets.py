@@ -92,29 +92,29 @@ def _genes_present(name: str, symbols: list[str], measured: pd.Index) -> tuple[l
 
 def _clinical_target(name: str, target: Target, patients: pd.DataFrame) -> dict[str, np.ndarray]:
     """Numeric values by class; under "" for a continuous target."""
-    text = clinical.column(patients, target.column, f"targets.{name}.column")
+    column = target.column or ""
+    text = clinical.column(patients, column, f"targets.{name}.column")
     if absent := [label for label in target.classes if label not in set(text)]:
         raise CohortError(
-            f"targets.{name}: no patient's {target.column} is {some(absent)}.",
+            f"targets.{name}: no patient's {column} is {some(absent)}.",
             f"Its values: {some(text[text != ''].value_counts().index, 10)}.",
         )
     text = text.where(text.isin(target.classes), "") if target.classes else text
-    numbers = clinical.numbers(text)
-    known = text[text != ""]
-    continuous = target.kind == "continuous" or (target.kind is None and numbers is not None and not target.classes)
-    if continuous and numbers is None:
+    known, numbers = text[text != ""], clinical.numbers(text)
+    if target.kind == "continuous" and numbers is None:
         odd = known[pd.to_numeric(known, errors="coerce").isna()]
         raise CohortError(
-            f"targets.{name} is continuous, but {target.column} of patient {odd.index[0]} is {odd.iloc[0]!r}.",
+            f"targets.{name} is continuous, but {column} of patient {odd.index[0]} is {odd.iloc[0]!r}.",
             "Give numbers, empty where unknown, or `kind: categorical`.",
         )
-    values = np.unique(numbers[np.isfinite(numbers)] if continuous else known.to_numpy(str))
-    if len(values) == 1:
+    if target.kind == "categorical" or target.classes:
+        numbers = None
+    if len(set(known) if numbers is None else set(numbers[np.isfinite(numbers)])) == 1:
         raise CohortError(
-            f"targets.{name}: {target.column} is {known.iloc[0]!r} for all {len(known)} patients of whom it is known.",
+            f"targets.{name}: {column} is {known.iloc[0]!r} for all {len(known)} patients of whom it is known.",
             "A constant cannot be predicted: leave the target out of study.yaml.",
         )
-    if continuous:
+    if numbers is not None:
         return {"": numbers}
-    unknown = (text == "").to_numpy()
-    return {str(label): np.where(unknown, np.nan, text.to_numpy(str) == label) for label in values}
+    missing = np.where(text == "", np.nan, 0.0)
+    return {label: missing + (text == label).to_numpy() for label in sorted(set(known))}

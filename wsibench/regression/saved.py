@@ -93,16 +93,16 @@ class SavedFit:
 
     def __str__(self) -> str:
         """Summarise the fit for a terminal."""
-        said, accuracy = self.description, "not measured: rank this encoder and probe in the study, then fit again"
-        if said.accuracy:
-            low, high = said.accuracy.get("ci_low"), said.accuracy.get("ci_high")
+        info, accuracy = self.description, "not measured: rank this encoder and probe in the study, then fit again"
+        if info.accuracy:
+            low, high = info.accuracy.get("ci_low"), info.accuracy.get("ci_high")
             interval = "too few sites for an interval" if low is None else f"[{low:.3f}, {high:.3f}]"
-            accuracy = f"out-of-fold mean ρ {said.accuracy['mean_rho']:.3f}, {interval} ({said.scheme})"
+            accuracy = f"out-of-fold mean ρ {info.accuracy['mean_rho']:.3f}, {interval} ({info.scheme})"
         trained_on = "{n_patients} patients of {n_sites} sites (study {study}, key {study_key})"
         return (
-            f"{said.probe} on {said.encoder} ({said.width} wide), {len(said.genes)} genes, fitted on "
-            f"{trained_on.format(**said.trained_on)}\naccuracy  {accuracy}\n"
-            f"licence   {said.encoder}: {said.licence}; read its terms before you share this fit"
+            f"{info.probe} on {info.encoder} ({info.width} wide), {len(info.genes)} genes, fitted on "
+            f"{trained_on.format(**info.trained_on)}\naccuracy  {accuracy}\n"
+            f"licence   {info.encoder}: {info.licence}; read its terms before you share this fit"
         )
 
 
@@ -224,9 +224,9 @@ def load(path: Path) -> SavedFit:
         When a file is missing, damaged, or of a format that this version does not read.
     """
     beside = description_path(path)
-    for file in (path, beside):
-        if not file.is_file():
-            raise FitError(f"There is no file {file}.", "A fit is two files, side by side: copy both.")
+    for each in (path, beside):
+        if not each.is_file():
+            raise FitError(f"There is no file {each}.", "A fit is two files, side by side: copy both.")
     again = "Copy both files again from where they were made."
     try:
         file = _File.model_validate_json(beside.read_bytes())
@@ -270,15 +270,15 @@ def predict(saved: SavedFit, study: Study) -> AnnData:
     CohortError
         When no patient has features, or values are missing.
     """
-    said, name = saved.description, saved.description.encoder
+    info, name = saved.description, saved.description.encoder
     # Controls that study.yaml does not name would be embedded for nothing.
     study = study.model_copy(update={"controls": []}) if study.controls is None else study
-    _check_encoder(study, name, said.probe)
+    _check_encoder(study, name, info.probe)
     _check_settings(saved, study)
     cohort.build(study)
     rows = cohort.read_cohort(study).assign(used=True, n_tiles=0)
     if name in study.features:
-        mean = _table(said, study, rows)
+        mean = _table(info, study, rows)
     else:
         rows["used"] = _embedded(study, name, rows)
         _check_settings(saved, study)
@@ -286,16 +286,16 @@ def predict(saved: SavedFit, study: Study) -> AnnData:
         mean, n_tiles = assembly.mean_features(slides, label=f"pooling {name}")
         rows["n_tiles"] = rows["slide_id"].map(n_tiles)
     obs = assembly.patient_table(rows, pd.Index([each for each in rows["patient_id"].unique() if each in mean.index]))
-    if obs.empty or mean.shape[1] != said.width:
+    if obs.empty or mean.shape[1] != info.width:
         raise FitError(
             f"{name} has {mean.shape[1]} features of {len(obs)} patients in study {study.name}; the fit reads "
-            f"{said.width}.",
+            f"{info.width}.",
             f"Features have to be made by the same encoder; slides that failed are in {study.failures_csv}.",
         )
     ids = obs.index.to_numpy(str)
-    x = saved.fitted.predict(_patients(study, said.probe, name, obs, mean.loc[ids].to_numpy(np.float32), ids))
-    uns = said.model_dump(include={"encoder", "probe", "unit", "trained_on", "accuracy"}, exclude_none=True)
-    uns |= {"fit": said.key, "study": study.name, "study_key": study.key}
+    x = saved.fitted.predict(_patients(study, info.probe, name, obs, mean.loc[ids].to_numpy(np.float32), ids))
+    uns = info.model_dump(include={"encoder", "probe", "unit", "trained_on", "accuracy"}, exclude_none=True)
+    uns |= {"fit": info.key, "study": study.name, "study_key": study.key}
     uns["left_out"] = np.array(sorted(set(rows["patient_id"]) - set(ids)), dtype=str)
     return AnnData(x, obs[["site", "n_slides", "n_tiles"]], saved.genes, uns={"wsibench": uns})
 
@@ -312,20 +312,20 @@ def _check_encoder(study: Study, name: str, probe: str) -> None:
 
 def _check_settings(saved: SavedFit, study: Study) -> None:
     """Refuse features that were made with other settings; before weights are known, nothing is refused."""
-    said = saved.description
-    if assembly.settings_key(study, said.encoder) not in (said.settings, None):
+    info = saved.description
+    if assembly.settings_key(study, info.encoder) not in (info.settings, None):
         raise FitError(
-            f"The features of {said.encoder} in study {study.name} are made with other settings than those of the fit.",
-            f"Use the encoder, weights, `tiles` and `embedding` of study {said.trained_on['study']} in "
+            f"The features of {info.encoder} in study {study.name} are made with other settings than those of the fit.",
+            f"Use the encoder, weights, `tiles` and `embedding` of study {info.trained_on['study']} in "
             f"{study.study_yaml}.",
         )
 
 
-def _table(said: Description, study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+def _table(info: Description, study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Read the columns of a feature table that the fit was made on."""
-    settings, wanted = study.features[said.encoder], said.columns or []
+    settings, wanted = study.features[info.encoder], info.columns or []
     path = study.resolve(settings.table)
-    values = assembly.table_features(path, rows, settings, said.encoder)
+    values = assembly.table_features(path, rows, settings, info.encoder)
     if lacking := [column for column in wanted if column not in values]:
         raise FitError(
             f"{path} lacks {len(lacking)} of the {len(wanted)} columns that the fit needs: {some(lacking)}.",
@@ -389,10 +389,10 @@ def write_predictions(predicted: AnnData, path: Path) -> list[Path]:
 
 def summary(predicted: AnnData) -> str:
     """Summarise predictions for a terminal."""
-    said = predicted.uns["wsibench"]
-    text = f"predicted {predicted.n_vars} genes ({said['unit']}) of {predicted.n_obs} patients of {said['study']}"
-    if left_out := list(said["left_out"]):
+    info = predicted.uns["wsibench"]
+    text = f"predicted {predicted.n_vars} genes ({info['unit']}) of {predicted.n_obs} patients of {info['study']}"
+    if left_out := list(info["left_out"]):
         text += f"\nleft out  {len(left_out)} patients without features: {some(left_out)}"
-    if said["study_key"] == said["trained_on"]["study_key"]:
+    if info["study_key"] == info["trained_on"]["study_key"]:
         text += "\nWARNING   the probe was fitted on these patients; predictions/ holds their out-of-fold predictions"
     return text

@@ -1,4 +1,4 @@
-"""A saved fit meets new patients: the same numbers as without a file, or a refusal that says why."""
+"""Predictions of saved fits for new patients: equal to those in memory, or a clear refusal."""
 
 import anndata
 import numpy as np
@@ -43,7 +43,7 @@ def write_new(folder, **sections) -> Study:
 
 
 def embedded(folder, *, width=6, **sections) -> Study:
-    """The same with features, as embedding would leave them, of slides that could not be read."""
+    """The same with random features in place of those of slides."""
     study = write_new(folder, **sections)
     cohort.build(study)
     for artefact in tiling.expected(study):
@@ -62,7 +62,7 @@ def new(tiled):
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_new_patients_get_what_the_probe_in_memory_gives_them(tiled, new, probe, tmp_path):
+def test_predictions_equal_those_of_the_probe_in_memory(tiled, new, probe, tmp_path):
     saved.save(saved.fit(tiled, "colour", probe), tmp_path / "f.safetensors")
     predicted = saved.predict(saved.load(tmp_path / "f.safetensors"), new)
     tiles = [read_features(new.features_h5("colour", f"n{i}"))[0].astype(np.float32) for i in range(7)]
@@ -94,12 +94,12 @@ def test_features_made_with_other_settings_are_refused_before_they_are_made(tile
     assert not study.cohort_csv.exists()
 
 
-def test_fewer_tiles_of_the_same_tissue_are_the_same_features(tiled):
+def test_another_number_of_tiles_is_accepted(tiled):
     study = embedded(tiled.root.parent / "fewer", tiles={"max_tiles": 50, "seed": 3})
     assert saved.predict(saved.fit(tiled, "colour", "ridge"), study).n_obs == 6
 
 
-def test_patients_that_were_fitted_on_are_not_passed_off_as_new(tiled, new):
+def test_predicting_the_training_patients_warns(tiled, new):
     fit = saved.fit(tiled, "colour", "ridge")
     assert "WARNING" in saved.summary(saved.predict(fit, tiled))
     assert "WARNING" not in saved.summary(saved.predict(fit, new))
@@ -111,13 +111,13 @@ def test_features_of_another_width_are_refused(tiled):
         saved.predict(saved.fit(tiled, "colour", "ridge"), study)
 
 
-def test_features_from_elsewhere_are_not_those_of_our_tiles(tiled):
+def test_imported_features_are_refused_for_a_fit_on_embedded_tiles(tiled):
     folder = {"features": {"colour": {"folder": ".", "layout": "trident"}}}
     with pytest.raises(FitError, match="made with other settings"):
         saved.predict(saved.fit(tiled, "colour", "ridge"), write_new(tiled.root.parent / "else", **folder))
 
 
-def test_a_study_without_the_encoder_is_told_to_name_it(tiled):
+def test_a_study_without_the_encoder_is_refused(tiled):
     study = write_new(tiled.root.parent / "lacking", encoders=["texture"])
     with pytest.raises(FitError, match=r"no features of 'colour' that ridge can read; it has: texture.*Add it"):
         saved.predict(saved.fit(tiled, "colour", "ridge"), study)
@@ -157,7 +157,7 @@ def write_table(data_root, change=lambda table: table) -> Study:
     return Study.load("new")
 
 
-def test_a_table_is_read_by_the_names_of_its_columns(data_root, fit_of_table):
+def test_columns_of_a_table_are_matched_by_name(data_root, fit_of_table):
     study = write_table(data_root, lambda table: table.assign(more=1.0)[["more", *"543210"]])
     predicted = saved.predict(fit_of_table, study)
     values = pd.read_csv(study.root / "good.csv", index_col=0)[list("012345")].to_numpy(np.float32)
@@ -174,19 +174,19 @@ def test_a_table_is_read_by_the_names_of_its_columns(data_root, fit_of_table):
         (lambda table: table.assign(**{"4": [1, 2, np.nan, 4, 5]}), CohortError, "miss values that the fit needs: N2"),
     ],
 )
-def test_a_table_that_lacks_something_is_refused(data_root, fit_of_table, change, error, message):
+def test_incomplete_tables_are_refused(data_root, fit_of_table, change, error, message):
     with pytest.raises(error, match=message):
         saved.predict(fit_of_table, write_table(data_root, change))
 
 
-def test_a_patient_of_whom_the_table_knows_nothing_is_left_out(data_root, fit_of_table):
+def test_patients_without_values_are_left_out(data_root, fit_of_table):
     study = write_table(data_root, lambda table: table.where(table.index.to_series() != "N2"))
     predicted = saved.predict(fit_of_table, study)
     assert list(predicted.obs_names) == ["N0", "N1", "N3", "N4"]
     assert predicted.uns["wsibench"]["left_out"].tolist() == ["N2", "N9"]
 
 
-def test_what_is_written_opens_without_wsibench(data_root, fit_of_table, tmp_path):
+def test_predictions_are_written_as_h5ad_and_csv(data_root, fit_of_table, tmp_path):
     predicted = saved.predict(fit_of_table, write_table(data_root))
     assert saved.write_predictions(predicted, tmp_path / "p.h5ad") == [tmp_path / "p.h5ad"]
     back = anndata.read_h5ad(tmp_path / "p.h5ad")
@@ -221,7 +221,7 @@ def write_slide(path, seed):
     )
 
 
-def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
+def test_fit_and_predict_from_slides_by_the_command(data_root, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WSIBENCH_WORKERS", "0")
     train, new = data_root / "train", data_root / "new"
     for folder, seeds in ((train, range(10)), (new, (3, 20))):
@@ -250,9 +250,9 @@ def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
     assert main(["fit", "train", "--encoder", "colour", "--probe", "ridge", "-o", str(file)]) == 0
     assert "10 patients" in capsys.readouterr().out
     assert main(["predict", str(file), "new"]) == 0
-    told = capsys.readouterr().out
-    assert "not measured" in told
-    assert "PT" in told
+    output = capsys.readouterr().out
+    assert "not measured" in output
+    assert "PT" in output
     predicted = anndata.read_h5ad(data_root / "new" / "predicted" / "f.h5ad")
     assert sorted(predicted.obs_names) == ["P20", "P3"]
     benchmark = assembly.read_benchmark(study.benchmark_h5ad)
@@ -265,7 +265,7 @@ def test_from_pixels_by_the_command(data_root, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "p.genes.csv").exists()
 
 
-def test_the_command_says_what_is_wrong_in_a_line(data_root, tmp_path, capsys):
+def test_the_command_reports_wrong_files(data_root, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "none.safetensors"), "new"]) == 1
     assert "none.safetensors" in capsys.readouterr().err
     assert main(["fit", "demo", "--encoder", "colour", "--probe", "ridge", "-o", "f.pt"]) == 1
