@@ -35,9 +35,9 @@ def study_with(data_root: Path, **keys: object) -> Study:
 def test_gigabytes_hours_and_disk(server: GdcServer, data_root: Path) -> None:
     plan = cohort_plan(study_with(data_root), mb_per_s=10).set_index("item")
     assert plan.loc["slides", ["files", "GB"]].tolist() == [3, 6.0]
-    assert plan.loc["slides", "says"] == "3 patients of 1 sites"
-    assert plan.loc["to fetch", ["files", "GB"]].tolist() == [6, 6.0]
-    assert plan.loc["to fetch", "hours"] == pytest.approx(6e9 / 10e6 / 3600, abs=0.05)
+    assert plan.loc["slides", "note"] == "3 patients of 1 sites"
+    assert plan.loc["to download", ["files", "GB"]].tolist() == [6, 6.0]
+    assert plan.loc["to download", "hours"] == pytest.approx(6e9 / 10e6 / 3600, abs=0.05)
     assert plan.loc["disk needed, slides kept", "GB"] >= 6.0
     assert 5.0 <= plan.loc["disk needed, streamed", "GB"] < 6.0, "two workers hold the two largest slides"
     assert not [path for _, path, _, _ in server.log if path.startswith("/data")]
@@ -50,7 +50,7 @@ def test_present_files_are_not_downloaded(server: GdcServer, data_root: Path, tm
     [hit] = [hit for hit in server.hits.values() if hit["file_size"] == 3e9]
     save(tmp_path / "have", hit, b"x")
     plan = cohort_plan(study_with(data_root, slides=str(tmp_path / "have"))).set_index("item")
-    assert plan.loc["to fetch", "GB"] == 3.0
+    assert plan.loc["to download", "GB"] == 3.0
 
 
 def test_on_the_command_line(server: GdcServer, data_root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -63,12 +63,12 @@ def test_on_the_command_line(server: GdcServer, data_root: Path, capsys: pytest.
 
 def test_the_tracked_study_has_a_plan(server: GdcServer, data_root: Path) -> None:
     plan = cohort_plan(Study.load("tcga-brca")).set_index("item")
-    assert "h-optimus-0" in plan.loc["features", "says"]
+    assert "h-optimus-0" in plan.loc["features", "note"]
     assert (data_root / "tcga-brca" / "gdc" / "snapshot.json.gz").exists()
 
 
 def test_other_cohorts_have_none(data_root: Path) -> None:
-    with pytest.raises(CohortError, match=r"`source: simulate`: nothing is fetched"):
+    with pytest.raises(CohortError, match=r"`source: simulate`. Nothing is downloaded"):
         cohort_plan(Study.load("demo"))
 
 
@@ -95,4 +95,4 @@ def test_the_real_slides_of_2018_take_a_terabyte(real_data: Path, data_root: Pat
     plan = cohort_plan(study_with(data_root, snapshot="../manifest.json"), mb_per_s=50).set_index("item")
     assert plan.loc["slides", "files"] == 1139, "1,140 of the time, less the metastasis"
     assert plan.loc["slides", "GB"] == pytest.approx(1166, rel=0.01)
-    assert plan.loc["to fetch", "hours"] == pytest.approx(6.5, abs=0.1)
+    assert plan.loc["to download", "hours"] == pytest.approx(6.5, abs=0.1)

@@ -136,9 +136,9 @@ def _figures(asked: argparse.Namespace) -> int:
 def _cohort(asked: argparse.Namespace) -> int:
     study = Study.load(asked.study)
     if asked.plan:
-        from wsibench.cli.plan import cohort_plan, plan_text
+        from wsibench.cli.plan import cohort_plan
 
-        print(plan_text(cohort_plan(study, mb_per_s=asked.mb_per_s)))
+        print(cohort_plan(study, mb_per_s=asked.mb_per_s).astype(object).to_string(index=False, na_rep=""))
     else:
         from wsibench.cohort import build
 

@@ -1,7 +1,6 @@
-"""What a GDC cohort will cost in gigabytes, hours and disk, before anything of it is fetched."""
+"""Size, download time and disk space of a GDC cohort, before anything is downloaded."""
 
 import shutil
-from pathlib import Path
 
 import pandas as pd
 
@@ -9,83 +8,61 @@ from wsibench import cohort
 from wsibench.core import CohortError, GdcCohort, Study, n_workers
 from wsibench.embedding import tile_encoders
 
-MB_PER_S = 50.0
-"""Bandwidth to reckon with unless another is given."""
 GB = 1e9
-FEATURE_BYTES = 2
-"""Features are stored as float16."""
+BYTES_PER_FEATURE = 2  # float16
+BYTES_PER_PATIENT = 60_000 * 4 * 2  # of expression: float32 values and counts of about as many genes
 
 
-def cohort_plan(study: Study, *, mb_per_s: float = MB_PER_S) -> pd.DataFrame:
-    """Slides, RNA, features and disk of a `source: gdc` study.
+def cohort_plan(study: Study, *, mb_per_s: float = 50.0) -> pd.DataFrame:
+    """Estimate slides, RNA, features and disk space of a study with ``cohort: {source: gdc}``.
 
-    Asks the GDC for its file list (a few MB, kept as the study's snapshot) when that has not been done.
+    The GDC is asked for its list of files (a few MB) unless the study has its snapshot.
 
     Parameters
     ----------
     study
-        With ``cohort: {source: gdc}``.
+        The study.
     mb_per_s
-        Bandwidth, 10⁶ bytes a second.
+        Bandwidth in 10⁶ bytes a second.
 
     Returns
     -------
     DataFrame
-        One row an item: item, files, GB, hours (to fetch, at this bandwidth), says.
+        One row an item: item, files, GB, hours (of the download), note.
 
     Raises
     ------
     CohortError
-        For a cohort from elsewhere: nothing is fetched for it.
+        For a cohort of another source, for which nothing is downloaded.
     GdcError
         When the GDC does not answer.
     """
-    if study.no_cohort:
-        raise CohortError(study.no_cohort, "Ask these studies for their plans.")
     if not isinstance(study.cohort, GdcCohort):
-        raise CohortError(
-            f"The cohort of study {study.name} is `source: {study.cohort.source}`: nothing is fetched for it.",
-            "Only `source: gdc` has a plan.",
+        source = (
+            study.no_cohort or f"The cohort of study {study.name} is `source: {getattr(study.cohort, 'source', '')}`."
         )
+        raise CohortError(f"{source} Nothing is downloaded for it.", "Only `source: gdc` has a plan.")
     files = cohort.remote_files(study)
-    slides, rna = files[files["kind"] == "slide"], files[files["kind"] == "rna"]
-    to_fetch = files[files["to_fetch"]]
-    features = _feature_bytes(study, len(slides))
-    tables = 2 * 4 * len(rna) * 60_000  # X and counts of about as many genes
-    largest = slides["size"].nlargest(n_workers() or 1).sum()
+    slides, rna, missing = (files[files["kind"] == "slide"], files[files["kind"] == "rna"], files[files["to_fetch"]])
     patients = f"{slides['patient_id'].nunique()} patients of {slides['site'].nunique()} sites"
-    encoders = ", ".join(encoder.name for encoder in tile_encoders(study))
-    size, hours = to_fetch["size"].sum(), to_fetch["size"].sum() / (mb_per_s * 3.6e9)
-    keeps, streams = size + features + tables, largest + rna["size"].sum() + features + tables
+    encoders = tile_encoders(study)
+    width = sum(encoder.dim or 0 for encoder in encoders)
+    features = len(slides) * study.tiles.max_tiles * width * BYTES_PER_FEATURE
+    size, tables = missing["size"].sum(), len(rna) * BYTES_PER_PATIENT
+    largest = slides["size"].nlargest(n_workers() or 1).sum()  # slides that are on disk at a time
+    names = ", ".join(encoder.name for encoder in encoders)
+    kept, streamed = size + features + tables, largest + rna["size"].sum() + features + tables
+    free = shutil.disk_usage(next(path for path in (study.root, *study.root.parents) if path.exists())).free
+    here = {study.streamed: "this study"}
     rows = [
         ("slides", len(slides), slides["size"].sum(), None, patients),
         ("RNA", len(rna), rna["size"].sum(), None, "one aliquot a patient"),
-        ("to fetch", len(to_fetch), size, hours, f"at {mb_per_s:g} MB/s"),
-        ("features", len(slides), features, None, f"at most {study.tiles.max_tiles} tiles a slide: {encoders}"),
-        ("disk needed, slides kept", None, keeps, None, "this study" if not study.cohort.stream else "stream: false"),
-        ("disk needed, streamed", None, streams, None, "this study" if study.cohort.stream else "stream: true"),
-        ("disk free", None, _free(study.root), None, str(study.root)),
+        ("to download", len(missing), size, size / (mb_per_s * 3.6e9), f"at {mb_per_s:g} MB/s"),
+        ("features", len(slides), features, None, f"at most {study.tiles.max_tiles} tiles a slide: {names}"),
+        ("disk needed, slides kept", None, kept, None, here.get(False, "stream: false")),
+        ("disk needed, streamed", None, streamed, None, here.get(True, "stream: true")),
+        ("disk free", None, free, None, str(study.root)),
     ]
-    frame = pd.DataFrame(rows, columns=["item", "files", "GB", "hours", "says"])
+    frame = pd.DataFrame(rows, columns=["item", "files", "GB", "hours", "note"])
     frame["GB"] = (frame["GB"] / GB).round(1)
-    frame["hours"] = frame["hours"].round(1)
-    return frame.astype({"files": "Int64"})
-
-
-def plan_text(plan: pd.DataFrame) -> str:
-    """A plan for a terminal."""
-    shown = plan.assign(
-        files=[f"{n:,}" if pd.notna(n) else "" for n in plan["files"]],
-        GB=[f"{gb:,.1f}" for gb in plan["GB"]],
-        hours=[f"{hours:.1f}" if pd.notna(hours) else "" for hours in plan["hours"]],
-    )
-    return shown.to_string(index=False)
-
-
-def _feature_bytes(study: Study, n_slides: int) -> int:
-    dims = sum(encoder.dim for encoder in tile_encoders(study))
-    return n_slides * study.tiles.max_tiles * dims * FEATURE_BYTES
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    return frame.round({"hours": 1}).astype({"files": "Int64"})

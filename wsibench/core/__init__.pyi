@@ -36,9 +36,7 @@ from .errors import (
 )
 from .notebook import inline_image as inline_image
 from .parallel import (
-    LINE_EVERY_S as LINE_EVERY_S,
     clock as clock,
-    interactive as interactive,
     n_workers as n_workers,
     parallel_map as parallel_map,
     progress as progress,

@@ -94,10 +94,6 @@ class Paths:
         """Scores of refits to permuted expression, within sites or `free`, one row a permutation and gene."""
         return self.root / "null" / scheme / f"{encoder}.{probe}{'.free' if free else ''}.parquet"
 
-    def targets_parquet(self, scheme: str, encoder: str, probe: str) -> Path:
-        """Out-of-fold predictions of targets other than genes, one row a target, class and patient."""
-        return self.root / "targets" / scheme / f"{encoder}.{probe}.parquet"
-
     def predicted_h5ad(self, fit: str) -> Path:
         """Predictions of a saved fit for the study's patients."""
         return self.root / "predicted" / f"{fit}.h5ad"

@@ -204,7 +204,7 @@ class Study(Paths, Section):
 
     @property
     def streamed(self) -> bool:
-        """Whether slides are downloaded one by one when they are embedded, and not kept."""
+        """True for slides that are downloaded one by one when they are embedded, and not kept."""
         return isinstance(self.cohort, settings.GdcCohort) and self.cohort.stream
 
     @property
