@@ -168,7 +168,7 @@ def _fit(asked: argparse.Namespace) -> int:
 
 
 def _accuracy(study: Study, encoder: str, probe: str) -> dict[str, Any]:
-    """Out-of-fold scores and accuracy of an encoder and probe, where the ranking is current and has them."""
+    """Read out-of-fold scores and accuracy of an encoder and probe, if the ranking is current and has them."""
     from wsibench import ranking
     from wsibench.regression import saved
 

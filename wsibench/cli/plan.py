@@ -38,10 +38,11 @@ def cohort_plan(study: Study, *, mb_per_s: float = 50.0) -> pd.DataFrame:
         When the GDC does not answer.
     """
     if not isinstance(study.cohort, GdcCohort):
-        source = (
-            study.no_cohort or f"The cohort of study {study.name} is `source: {getattr(study.cohort, 'source', '')}`."
+        source = f"`source: {study.cohort.source}`" if study.cohort else "of an external study"
+        raise CohortError(
+            f"The cohort of study {study.name} is {source}. Nothing is downloaded for it.",
+            "Only `source: gdc` has a plan.",
         )
-        raise CohortError(f"{source} Nothing is downloaded for it.", "Only `source: gdc` has a plan.")
     files = cohort.remote_files(study)
     slides, rna, missing = (files[files["kind"] == "slide"], files[files["kind"] == "rna"], files[files["to_fetch"]])
     patients = f"{slides['patient_id'].nunique()} patients of {slides['site'].nunique()} sites"
