@@ -122,7 +122,7 @@ def training_draws(
         deviation[:, :, members] -= deviation[:, :, members].mean(axis=2, keepdims=True)
     _, cluster = np.unique(clusters, return_inverse=True)
     together = np.zeros((*deviation.shape[:-1], cluster.max() + 1))
-    np.add.at(together, (..., cluster), deviation)
+    np.add.at(together, (..., cluster), deviation)  # type: ignore[arg-type]
     return together @ np.random.default_rng(seed).standard_normal((together.shape[-1], draws))
 
 

@@ -128,44 +128,6 @@ def check_gene_sets(sets: dict[str, list[str]], genes: Sequence[str]) -> list[st
     ]
 
 
-def set_rows(
-    sets: list[GeneSet], rho: np.ndarray, intervals: Sequence[tuple[float, float]], random: np.ndarray
-) -> list[dict[str, float | str]]:
-    """Compare the mean ρ of every gene set of one fit with random sets.
-
-    Parameters
-    ----------
-    sets
-        Gene sets; one without scored genes keeps its row, without numbers.
-    rho
-        ρ of every gene, (genes,).
-    intervals
-        95 % interval of the mean ρ of each set that has scored genes.
-    random
-        Mean ρ of random sets from `random_means`, (sets that have scored genes, draws).
-
-    Returns
-    -------
-    list of dict
-        One row a set. ``p_random`` is one-sided: the share of random sets that are predicted as well.
-    """
-    numbers = iter(zip(intervals, random, strict=True))
-    rows = []
-    for each in sets:
-        row: dict[str, float | str] = {"set": each.name, "n_genes": each.size, "n_missing": each.n_missing}
-        if each.size:
-            mean, ((low, high), others) = rho[each.members].mean(), next(numbers)
-            random_low, random_high = np.percentile(others, [2.5, 97.5])
-            # A random set may be the set itself, summed in another order.
-            as_well = (others >= mean - 1e-9).sum()
-            row |= {
-                "mean_rho": mean, "ci_low": low, "ci_high": high, "random_mean": others.mean(),
-                "random_low": random_low, "random_high": random_high, "p_random": (1 + as_well) / (1 + len(others)),
-            }  # fmt: skip
-        rows.append(row)
-    return rows
-
-
 def expression_levels(mean: np.ndarray) -> np.ndarray:
     """Tenth of the mean expression that each gene is in, (genes,)."""
     order = np.argsort(np.argsort(mean, kind="stable"), kind="stable")

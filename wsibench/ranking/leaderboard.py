@@ -1,6 +1,5 @@
 """Rank the encoders: scores of every gene, the leaderboard, and the tables beside it."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,24 +211,15 @@ def _entries(study: Study, planned: Plan) -> dict[str, list[Entry]]:
     return entries
 
 
-@dataclass(frozen=True)
-class SchemeTask:
-    """Inputs of the tables of one fold scheme, for a worker process."""
+def _scheme_tables(task: "tuple[str, list[Entry], Path, int | None, Options]") -> dict[str, pd.DataFrame]:
+    """Load the predictions of one fold scheme, score them, and make the tables."""
+    from wsibench.ranking.predictions import load_predictions
+    from wsibench.ranking.tables import compute_scores, make_tables
 
-    scheme: str
-    entries: list[Entry]
-    benchmark: Path
-    highly_variable: int | None
-    options: "Options"
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Load the predictions, score them, and make the tables."""
-        from wsibench.ranking.predictions import load_predictions
-        from wsibench.ranking.tables import compute_scores, make_tables
-
-        benchmark = assembly.read_benchmark(self.benchmark)
-        predictions = load_predictions(self.scheme, self.entries, benchmark, highly_variable=self.highly_variable)
-        return make_tables(compute_scores(predictions, self.options))
+    scheme, entries, path, highly_variable, options = task
+    benchmark = assembly.read_benchmark(path)
+    predictions = load_predictions(scheme, entries, benchmark, highly_variable=highly_variable)
+    return make_tables(compute_scores(predictions, options))
 
 
 def _make_tables(study: Study, benchmark: "AnnData", planned: Plan) -> dict[str, pd.DataFrame]:
@@ -254,19 +244,18 @@ def _make_tables(study: Study, benchmark: "AnnData", planned: Plan) -> dict[str,
         study_key=study.key,
     )
     tasks = [
-        SchemeTask(scheme, entries, study.benchmark_h5ad, study.expression.highly_variable, options)
+        (scheme, entries, study.benchmark_h5ad, study.expression.highly_variable, options)
         for scheme, entries in _entries(study, planned).items()
     ]
-    parts = parallel_map(SchemeTask.tables, tasks, label="06 schemes")
+    parts = parallel_map(_scheme_tables, tasks, label="06 schemes")
     tables = {name: _concat([part[name] for part in parts]) for name in parts[0]}
     competing = [*study.encoders, *study.features]
     controls = [name for name in assembly.feature_names(study) if name not in competing]
     features = {name: np.asarray(benchmark.obsm[name]) for name in (*competing, *controls)}
     site, subtype = (benchmark.obs[column].astype(str) for column in ("site", "subtype"))
     tables["sites"] = site_table(features, site.to_numpy(str), subtype.to_numpy(str), study.folds.seed)
-    folds = {
-        each: regression.folds.read(study.folds_csv(each), benchmark.obs_names)["fold"] for each in study.folds.schemes
-    }
+    paths = {str(scheme): study.folds_csv(scheme) for scheme in study.folds.schemes}
+    folds = {scheme: regression.folds.read(path, benchmark.obs_names)["fold"] for scheme, path in paths.items()}
     known = study_caveats(site, competing, controls)
     known += [("gene sets", "; ".join(faults)) for faults in [check_gene_sets(sets, benchmark.var_names)] if faults]
     tables["warnings"] = caveat_table(known, folds, site)

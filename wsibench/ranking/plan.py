@@ -69,7 +69,8 @@ class Plan:
     @property
     def artefacts(self) -> list[Artefact]:
         """Everything that the stage writes."""
-        return [*(each.artefact for each in (*self.fusions, *self.nulls)), *self.tables.values()]
+        made = [*(fusion.artefact for fusion in self.fusions), *(null.artefact for null in self.nulls)]
+        return [*made, *self.tables.values()]
 
 
 def plan(study: Study) -> Plan:

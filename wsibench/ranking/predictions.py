@@ -198,7 +198,7 @@ def fuse(members: Sequence[AnnData], measured: np.ndarray) -> AnnData:
         Measured expression of these patients, (patients, genes).
     """
     first = members[0]
-    mean = np.mean([adata.X for adata in members], axis=0, dtype=np.float64).astype(np.float32)
+    mean = np.asarray(np.mean([adata.X for adata in members], axis=0, dtype=np.float64), np.float32)
     rho = fold_spearman(measured, mean, first.obs["fold"].to_numpy()).mean()
     noise = np.mean([adata.layers["noise"] for adata in members], axis=0)
     fused = AnnData(mean, first.obs.copy(), pd.DataFrame(index=first.var_names), layers={"noise": noise})

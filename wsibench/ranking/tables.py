@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from wsibench.core import CohortError
 from wsibench.ranking import bootstrap
 from wsibench.ranking.adjusted import adjusted_rows
 from wsibench.ranking.association import fold_pearson, pooled_spearman, r2, rmse, significance, smallest_p
-from wsibench.ranking.gene_sets import GeneSet, expression_levels, on_genes, random_means, set_rows
+from wsibench.ranking.gene_sets import GeneSet, expression_levels, on_genes, random_means
 from wsibench.ranking.permutation import read_permuted
 from wsibench.ranking.plan import Kind
 from wsibench.ranking.predictions import Predictions
@@ -104,12 +104,12 @@ def compute_scores(predictions: Predictions, options: Options) -> Scores:
     members = np.stack([*predictions.groups.values(), *(each.members for each in sets if each.size)])
     estimate = np.stack([rho[:, each].mean(axis=1) for each in members], axis=1)
     data = (predictions.measured, predictions.predicted, predictions.noise, predictions.fold)
-    sampling = {"sites": predictions.sampled_sites, "draws": options.draws, "seed": options.seed}
-    draws = bootstrap.mean_draws(*data, estimate, members, **sampling)
+    sites, n, seed = predictions.sampled_sites, options.draws, options.seed
+    draws = bootstrap.mean_draws(*data, estimate, members, sites=sites, draws=n, seed=seed)
     if not np.isfinite(draws).any(axis=2).all():
         n = len(predictions.obs)
         raise CohortError(f"{predictions.scheme}: too few patients ({n}) for an interval.", "Add patients.")
-    permuted = {kind: _permuted(predictions, kind) for kind in ("within-site", "free")}
+    permuted: dict[Kind, list[np.ndarray | None]] = {kind: _permuted(predictions, kind) for kind in get_args(Kind)}
     p, q = np.full((2, *rho.shape), np.nan)
     for row, null in enumerate(permuted["within-site"]):
         if null is not None and len(null) >= MIN_PERMUTATIONS:
@@ -228,7 +228,7 @@ def _rank_frequencies(scores: Scores) -> Iterator[dict[str, Any]]:
     competing = np.flatnonzero(scores.predictions.competing)
     if len(competing) and scores.predictions.rankable:
         share = bootstrap.rank_frequencies(scores.draws[competing, 0])
-        for position, row in enumerate(competing):
+        for position, row in enumerate(competing.tolist()):
             for place, frequency in enumerate(share[position], start=1):
                 yield {**scores.predictions.name(row), "rank": place, "frequency": frequency}
 
@@ -238,7 +238,9 @@ def _null(scores: Scores) -> Iterator[dict[str, Any]]:
     """Mean ρ under permuted expression, over all genes and by group."""
     for kind, nulls in scores.permuted.items():
         for row, rho in enumerate(nulls):
-            for group, members in scores.predictions.groups.items() if rho is not None else ():
+            if rho is None:
+                continue
+            for group, members in scores.predictions.groups.items():
                 means = np.nanmean(rho[:, members], axis=1)
                 low, high = np.quantile(means, [0.025, 0.975])
                 yield {
@@ -322,15 +324,26 @@ def _sd(values: np.ndarray) -> float:
     "scheme encoder probe set n_genes n_missing mean_rho ci_low ci_high random_mean random_low random_high p_random",
 )
 def _sets(scores: Scores) -> Iterator[dict[str, Any]]:
+    """Mean ρ of every gene set beside random sets; a set without scored genes keeps its row, without numbers."""
     measured, options = scores.predictions.measured, scores.options
-    members = [each.members for each in scores.sets if each.size]
-    n_groups = len(scores.predictions.groups)
+    scored = [each.members for each in scores.sets if each.size]
     bins = expression_levels(measured.mean(axis=0)) if options.match_levels else np.zeros(measured.shape[1], int)
-    rng = np.random.default_rng(options.seed)
-    random = random_means(scores.rho, np.stack(members), bins, rng) if members else np.empty((len(scores.rho), 0))
+    rng, first = np.random.default_rng(options.seed), len(scores.predictions.groups)
+    random = random_means(scores.rho, np.stack(scored), bins, rng) if scored else np.empty((len(scores.rho), 0))
     for row, rho in enumerate(scores.rho):
-        intervals = [bootstrap.clipped_interval(draws) for draws in scores.draws[row, n_groups:]]
-        for cells in set_rows(scores.sets, rho, intervals, random[row]):
+        numbers = zip(scores.draws[row, first:], random[row], strict=True)
+        for each in scores.sets:
+            cells = {"set": each.name, "n_genes": each.size, "n_missing": each.n_missing}
+            if each.size:
+                draws, others = next(numbers)
+                mean, (low, high) = rho[each.members].mean(), bootstrap.clipped_interval(draws)
+                random_low, random_high = bootstrap.central_interval(others)
+                # One-sided: the share of random sets that are predicted as well, of which one may be the set itself.
+                p = (1 + (others >= mean - 1e-9).sum()) / (1 + len(others))
+                cells |= {
+                    "mean_rho": mean, "ci_low": low, "ci_high": high, "random_mean": others.mean(),
+                    "random_low": random_low, "random_high": random_high, "p_random": p,
+                }  # fmt: skip
             yield scores.predictions.name(row) | cells
 
 
