@@ -51,7 +51,7 @@ bench: $(SETUP) ## print measured ratios, one script after another
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lab: $(SETUP) ## open the notebooks in JupyterLab
-	@cd notebooks && ../$(BIN)/jupyter lab
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 clean: ## remove .venv, caches and what the demo left; never another study's files
 	git clean -fdXq -- data/demo figures/demo

@@ -259,6 +259,7 @@ def _predictions(
         uns["curves"] = found.curves
     obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
     test = fold >= 0
+    assert found.noise is not None
     return anndata.AnnData(
         found.predicted[test],
         obs[test],

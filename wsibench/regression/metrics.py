@@ -88,7 +88,7 @@ class FoldScores:
 
     def undefined(self) -> np.ndarray:
         """Genes whose prediction is constant in a fold that has a weight, bool (genes,)."""
-        return self.constant[self.n > RESERVED].any(axis=0)
+        return np.any(self.constant[self.n > RESERVED], axis=0)
 
 
 def fold_spearman(measured: np.ndarray, predicted: np.ndarray, fold: np.ndarray) -> FoldScores:

@@ -5,7 +5,7 @@ accuracy.  Nothing in them is executed.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +180,10 @@ def fit(
 def _patients(
     study: Study, probe: str, encoder: str, obs: pd.DataFrame, mean: np.ndarray, groups: np.ndarray
 ) -> Patients:
-    bags = None
+    patients = Patients(obs.index.to_numpy(str), groups, mean)
     if probe_spec(probe).needs == "bags":
-        bags = assembly.read_bags(obs, assembly.feature_folders(study, encoder))
-    return Patients(obs.index.to_numpy(str), groups, mean, bags)
+        return replace(patients, bags=assembly.read_bags(obs, assembly.feature_folders(study, encoder)))
+    return patients
 
 
 def primary_scheme(study: Study) -> Scheme:

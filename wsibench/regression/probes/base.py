@@ -30,31 +30,35 @@ class Patients:
 
     ids: np.ndarray
     groups: np.ndarray
-    mean: np.ndarray | None = None
-    bags: Sequence[np.ndarray] | None = None
+    # A probe reads the one that it needs, which is never None then.
+    mean: np.ndarray = None  # type: ignore[assignment]
+    bags: Sequence[np.ndarray] = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, index: np.ndarray) -> "Patients":
         """Select the patients at the positions `index`, in that order."""
-        mean = None if self.mean is None else self.mean[index]
-        bags = None if self.bags is None else Subset(self.bags, np.asarray(index))
-        return replace(self, ids=self.ids[index], groups=self.groups[index], mean=mean, bags=bags)
+        chosen = replace(self, ids=self.ids[index], groups=self.groups[index])
+        if self.mean is not None:
+            chosen = replace(chosen, mean=self.mean[index])
+        if self.bags is not None:
+            chosen = replace(chosen, bags=Subset(self.bags, np.asarray(index)))
+        return chosen
 
 
 @dataclass(frozen=True)
-class Subset(Sequence):
+class Subset(Sequence[np.ndarray]):
     """Some items of a sequence, fetched when indexed, since the bags of a cohort may exceed memory."""
 
     items: Sequence[np.ndarray]
-    index: np.ndarray
+    positions: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.positions)
 
-    def __getitem__(self, position: int) -> np.ndarray:
-        return self.items[self.index[position]]
+    def __getitem__(self, position: Any) -> Any:
+        return self.items[self.positions[position]]
 
 
 class Fitted(Protocol):
@@ -187,6 +191,6 @@ def hold_out_groups(groups: np.ndarray, share: float, seed: int) -> tuple[np.nda
     for index in np.random.default_rng(seed).permutation(len(names)):
         total = sizes[validation].sum()
         if total < wanted and total + sizes[index] <= 2 * wanted:
-            validation.append(index)
-    held_out = np.isin(groups, names[validation or [sizes.argmin()]])
+            validation.append(int(index))
+    held_out = np.isin(groups, names[validation or [int(sizes.argmin())]])
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

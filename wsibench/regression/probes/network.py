@@ -160,6 +160,6 @@ def product_type(precision: Literal["auto", "float32", "bfloat16"], device: torc
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # torch releases that cannot report the CPU's instructions stay with float32.
-        has = getattr(torch.cpu, "get_capabilities", dict)()
+        has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         native = torch.backends.mkldnn.is_available() and (has.get("avx512_bf16") or has.get("amx_bf16"))
     return torch.bfloat16 if native else torch.float32
