@@ -220,7 +220,8 @@ def test_without_signal_training_draws_have_half_of_the_variance_of_the_score():
     share = np.array([np.mean(by_patients), np.mean(by_training)]) / np.var(scored)
     assert share[0] < 0.7, "samples of the evaluated patients miss a good part of the variance"
     assert share[1] == pytest.approx(0.5, abs=0.15)
-    assert share.sum() > 0.75, "re-ranked samples of 20 patients a fold vary too much, never too little"
+    # Re-ranked samples of 20 patients a fold vary somewhat too much, never too little.
+    assert 0.75 < share.sum() < 1.5
 
 
 def test_training_draws_move_sites_as_one_and_encoders_alike():
