@@ -1,5 +1,7 @@
 """Predictions of saved fits for new patients: equal to those in memory, or a clear refusal."""
 
+import re
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import tifffile
 import yaml
 from trials import GENES, assembled, with_tiles, write_tables
 
-from wsibench import assembly, cohort, embedding, tiling
+from wsibench import assembly, cohort, embedding, ranking, regression, tiling
 from wsibench.cli.main import main
 from wsibench.core import CohortError, FitError, Study, writing
 from wsibench.embedding import read_features, stage, write_features
@@ -270,3 +272,22 @@ def test_the_command_reports_wrong_files(data_root, tmp_path, capsys):
     assert "none.safetensors" in capsys.readouterr().err
     assert main(["fit", "demo", "--encoder", "colour", "--probe", "ridge", "-o", "f.pt"]) == 1
     assert "safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("n_folds", "interval"), [(3, r"\[0\.\d+, 0\.\d+\]"), (4, "too few sites for an interval")])
+def test_the_command_stores_the_measured_accuracy(data_root, monkeypatch, tmp_path, capsys, n_folds, interval):
+    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
+    write_tables(data_root / "trial")
+    study = assembled(
+        data_root / "trial", folds={"n": n_folds}, ranking={"bootstrap": 100, "permutations": {"ridge": 4}}
+    )
+    command = ["fit", "trial", "--encoder", "good", "--probe", "ridge", "-o", str(tmp_path / "f.safetensors")]
+    assert main(command) == 0
+    assert "accuracy  not measured" in capsys.readouterr().out
+    regression.regress(study)
+    ranking.rank(study)
+    assert main(command) == 0
+    assert re.search(rf"accuracy  out-of-fold mean ρ 0\.\d+, {interval} \(preserved-site\)", capsys.readouterr().out)
+    scores = ranking.read(study, "scores").query("encoder == 'good' and scheme == 'preserved-site'").set_index("gene")
+    genes = saved.load(tmp_path / "f.safetensors").genes
+    pd.testing.assert_frame_equal(genes, scores.loc[genes.index, ["rho", "p", "q"]].astype(float), check_names=False)
