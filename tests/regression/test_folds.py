@@ -8,8 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from wsibench import assembly, cohort
 from wsibench.cli.main import main
-from wsibench.core import Artefact, CohortError, NotReady, Study, StudyError, writing
-from wsibench.core.settings import Folds
+from wsibench.core import Artefact, CohortError, Folds, NotReady, Study, StudyError, writing
 from wsibench.regression import folds
 from wsibench.regression.folds import assign, inner_groups
 

@@ -26,8 +26,8 @@ class OutOfFold:
     """float32 (patients, genes); NaN for patients who are never held out."""
     seeds: np.ndarray | None
     """Predictions of each seed, float32 (seeds, patients, genes), of a probe with several."""
-    noise: np.ndarray | None
-    """Noise of the training sample that intervals have to include, float32 (patients, genes)."""
+    noise: np.ndarray | Any
+    """Noise of the training sample that intervals have to include, float32 (patients, genes); None unless estimated."""
     attention: list[np.ndarray]
     """(tiles,) for each patient who is held out; empty unless the probe attends."""
     chosen: dict[str, dict[str, Any]]

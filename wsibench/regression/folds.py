@@ -7,7 +7,7 @@ fold that holds the patient out, from 0.  Folds made elsewhere are read in the s
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ from wsibench.assembly import contents
 from wsibench.core import (
     Artefact,
     CohortError,
+    Folds,
     Scheme,
     Study,
     file_sha256,
@@ -29,9 +30,6 @@ from wsibench.core import (
 )
 from wsibench.regression.metrics import RESERVED
 from wsibench.regression.site_folds import assign_sites
-
-if TYPE_CHECKING:
-    from wsibench.core import Folds
 
 FORMAT = 4
 STAGE = "folds"
@@ -123,7 +121,7 @@ def _warn_of_large_site(site: pd.Series) -> None:
         )
 
 
-def check_folds(patients: pd.DataFrame, settings: "Folds") -> list[CohortError]:
+def check_folds(patients: pd.DataFrame, settings: Folds) -> list[CohortError]:
     """List why patients cannot be divided as a study asks for, and what would work.
 
     Parameters
@@ -135,15 +133,12 @@ def check_folds(patients: pd.DataFrame, settings: "Folds") -> list[CohortError]:
     """
     made = [scheme for scheme in settings.schemes if scheme not in settings.given and scheme != "external"]
     faults = [fault for scheme in made for fault in _faults(patients, scheme, settings.n)]
-    largest = len(patients) // settings.n
-    if made and not faults and largest <= RESERVED:
-        faults.append(
-            CohortError(
-                f"{len(patients)} patients in {settings.n} folds are {largest} a fold: correlations within a fold need "
-                f"more than {RESERVED}.",
-                f"Set folds.n to {max(2, len(patients) // (RESERVED + 1))} or fewer, or add patients.",
-            )
-        )
+    size = len(patients) // settings.n
+    if made and not faults and size <= RESERVED:
+        needs = f"correlations within a fold need more than {RESERVED}"
+        what = f"{len(patients)} patients in {settings.n} folds are {size} a fold: {needs}."
+        enough = max(2, len(patients) // (RESERVED + 1))
+        faults.append(CohortError(what, f"Set folds.n to {enough} or fewer, or add patients."))
     return faults
 
 

@@ -83,11 +83,6 @@ def test_restored_probe_predicts_the_same(name, cohort, tmp_path):
     save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, tmp_path / "f.safetensors")
     restored = PROBES[name].probe_class.restore(load_file(tmp_path / "f.safetensors"), json.loads(json.dumps(facts)))
     np.testing.assert_allclose(restored.predict(test), fitted.predict(test), rtol=0, atol=1e-5)
-    again, facts_again = restored.arrays()
-    assert facts_again == facts
-    assert again.keys() == arrays.keys()
-    for key in arrays:
-        np.testing.assert_array_equal(again[key], arrays[key])
 
 
 def test_arrays_hold_no_patient(probe, cohort):

@@ -54,8 +54,7 @@ class Ridge:
     @classmethod
     def restore(cls, arrays: Arrays, facts: dict[str, Any]) -> "PrimalRidge":
         """Rebuild the fitted probe, in its primal form, from its `arrays()`."""
-        features, targets = Scaler.restore(arrays, "features"), Scaler.restore(arrays, "targets")
-        return PrimalRidge(features, targets, arrays["weights"], arrays["best"])
+        return PrimalRidge(Scaler.restore(arrays, "features"), Scaler.restore(arrays, "targets"), arrays["weights"])
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,9 @@ class FittedRidge:
     @property
     def chosen(self) -> dict[str, Any]:
         """Penalty of the median gene, and the number of genes by penalty."""
-        return _chosen(self.best)
+        counts = np.bincount(self.best, minlength=len(ALPHAS))
+        genes = {f"{alpha:.3g}": int(count) for alpha, count in zip(ALPHAS, counts, strict=True) if count}
+        return {"alpha": float(np.median(ALPHAS[self.best])), "genes": genes}
 
     def predict(self, patients: Patients) -> np.ndarray:
         """Predict expression, float32 (n, genes)."""
@@ -151,12 +152,12 @@ class FittedRidge:
         return self.targets.invert(predicted)
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
-        """Primal weights, penalties and scalers: the dual would hold the training patients' features and expression."""
+        """Return primal weights and scalers: the dual would hold the training patients' features and expression."""
         weights = np.empty((self.kernel.x.shape[1], self.z.shape[1]), np.float32)
         for position in np.unique(self.best):
             genes = self.best == position
             weights[:, genes] = self.kernel.weights(self.z[:, genes], ALPHAS[position])
-        return PrimalRidge(self.kernel.scaler, self.targets, weights, self.best).arrays()
+        return self.kernel.scaler.arrays("features") | self.targets.arrays("targets") | {"weights": weights}, {}
 
 
 @dataclass(frozen=True)
@@ -167,28 +168,10 @@ class PrimalRidge:
     targets: Scaler
     weights: np.ndarray
     """From standardised features to standardised targets, float32 (d, genes)."""
-    best: np.ndarray
-    """Position in `ALPHAS` of each gene's penalty, (genes,)."""
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """Penalty of the median gene, and the number of genes by penalty."""
-        return _chosen(self.best)
 
     def predict(self, patients: Patients) -> np.ndarray:
         """Predict expression, float32 (n, genes)."""
         return self.targets.invert(self.features.transform(patients.mean) @ self.weights)
-
-    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
-        """Weights, penalties and scalers."""
-        scalers = self.features.arrays("features") | self.targets.arrays("targets")
-        return scalers | {"weights": self.weights, "best": self.best}, {}
-
-
-def _chosen(best: np.ndarray) -> dict[str, Any]:
-    counts = np.bincount(best, minlength=len(ALPHAS))
-    genes = {f"{alpha:.3g}": int(count) for alpha, count in zip(ALPHAS, counts, strict=True) if count}
-    return {"alpha": float(np.median(ALPHAS[best])), "genes": genes}
 
 
 def _column_batches(n_columns: int, values_per_column: int) -> Iterator[slice]:
