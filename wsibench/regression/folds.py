@@ -381,7 +381,7 @@ def _splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> pd.DataFram
 
 
 def export(study: Study, scheme: Scheme, path: Path) -> None:
-    """Copy the folds of one scheme to a file that another study can be given.
+    """Copy the folds of the scheme `scheme` of a study to the CSV file `path`, which another study can be given.
 
     Raises
     ------

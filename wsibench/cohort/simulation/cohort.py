@@ -92,7 +92,17 @@ def simulate(cohort: SimulatedCohort, slides: Path, tables: Path) -> None:
 
 
 def expected(cohort: SimulatedCohort, slides: Path, tables: Path) -> list[Artefact]:
-    """List the files that `simulate` writes, with the same parameters."""
+    """List the files that `simulate` writes.
+
+    Parameters
+    ----------
+    cohort
+        Settings of the simulation.
+    slides
+        Folder of the slides.
+    tables
+        Folder of the sample table, the latent variables and the expression.
+    """
     plans = plan_slides(cohort, simulate_patients(cohort))
     paths = [slides / f"{plan.slide_id}.svs" for plan in plans]
     paths += [tables / name for name in ("slides.csv", "latents.csv", "expression.h5ad")]
