@@ -373,7 +373,7 @@ def file_table(hits: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _row(hit: dict[str, Any]) -> tuple[str, str, int, str, str, bool]:
     name = hit["file_name"]
-    if not FILE_NAME.fullmatch(str(name or "")):
+    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
         raise GdcError(f"The GDC lists a file named {name!r}, which is no allowed file name.")
     entities = [entity["entity_submitter_id"] for entity in hit.get("associated_entities") or []]
     if len(entities) > 1:
