@@ -20,7 +20,7 @@ CMU, TCGA = "CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"
 
 def run(root: Path, study: str) -> str:
     command = [sys.executable, "-m", "wsibench.cli.main", "run", study]
-    ran = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=280)
+    ran = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
     return ran.stdout

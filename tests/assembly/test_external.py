@@ -332,12 +332,12 @@ def test_a_slide_file_in_both_studies_is_refused(data_root):
 @pytest.mark.slow
 def test_the_notebooks_run_on_an_external_study(copy):
     command = [sys.executable, "-m", "wsibench.cli.main", "run", "ab"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("not applicable") == 3
     page = (copy.parent / "figures" / "ab" / "index.html").read_text()
     assert "good predicts gene expression best" in page
     predicted = pd.read_csv(copy.parent / "figures" / "ab" / "predicted_measured.csv")
     assert predicted["patient_id"].str.startswith("Q").all()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert "running" not in again.stdout

@@ -31,7 +31,8 @@ abmil: {tiles_train: 12, epochs: 2, seeds: 1}
 ranking: {bootstrap: 100, permutations: {ridge: 3}}
 """
 COLUMNS = (
-    "rank encoder probe scheme mean_rho ci_low ci_high median_rho p_best n_patients n_genes n_undefined tcga study_key"
+    "rank encoder probe scheme mean_rho ci_low ci_high median_rho p_best n_patients n_genes n_undefined tcga study_key "
+    "n_sites control"
 )
 
 
@@ -42,14 +43,14 @@ def environment(root: Path) -> dict[str, str]:
 
 def wsibench(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "wsibench.cli.main", *arguments]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=600)
 
 
 def papermill(root: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
     notebook = CHECKOUT / "notebooks" / f"{name}.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(root / "out.ipynb")]
     environ = environment(root)
-    return subprocess.run([*command, *arguments], env=environ, capture_output=True, text=True, timeout=280)
+    return subprocess.run([*command, *arguments], env=environ, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
