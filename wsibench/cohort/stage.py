@@ -287,7 +287,7 @@ def _artefacts(study: Study, inputs: _Inputs) -> list[Artefact]:
     """Keys from the content of tables rather than their bytes: moving a slide makes no expression due."""
     table = inputs.files.of(inputs.expression or "", file_sha256)
     section = study.model_dump(mode="json", include={"cohort"})
-    cohort = make_key(STAGE, FORMAT, section, [digest(inputs.rows.to_dict("records")), table])
+    cohort = make_key(STAGE, FORMAT, section, [digest(_movable(study, inputs.rows).to_dict("records")), table])
     # Which of the genes are scored does not concern the table.
     section = study.expression.model_dump(mode="json", exclude={"highly_variable"})
     genes = inputs.files.of(inputs.gene_file or "", file_sha256)
@@ -320,8 +320,13 @@ def _write(study: Study, inputs: _Inputs, artefacts: list[Artefact], provenance:
         with writing(artefacts[2], n_patients=adata.n_obs, n_genes=adata.n_vars) as path:
             adata.write_h5ad(path, convert_strings_to_categoricals=False)
     with writing(artefacts[0], provenance=provenance, **facts) as path:
-        inside = [os.path.relpath(p, study.root) if Path(p).is_relative_to(study.root) else p for p in present["path"]]
-        present.assign(path=inside)[list(COLUMNS)].to_csv(path, index=False)
+        _movable(study, present)[list(COLUMNS)].to_csv(path, index=False)
+
+
+def _movable(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """Name slides in the study's folder relative to it, so that a moved folder stays current."""
+    inside = [os.path.relpath(p, study.root) if Path(p).is_relative_to(study.root) else p for p in rows["path"]]
+    return rows.assign(path=inside)
 
 
 def _report(study: Study, missing: list[Failure], tables: dict[str, pd.DataFrame]) -> CohortReport:
