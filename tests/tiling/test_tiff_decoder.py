@@ -100,9 +100,7 @@ def test_each_file_tile_is_decoded_once(write_svs, monkeypatch):
     path = write_svs(scene(), 0.25, tile_px=240)
     decoded = []
     decode = decoding.FileTiles._decode
-    monkeypatch.setattr(
-        decoding.FileTiles, "_decode", lambda self, view, index: decoded.append(index) or decode(self, view, index)
-    )
+    monkeypatch.setattr(decoding.FileTiles, "_decode", lambda self, key: decoded.append(key) or decode(self, key))
     xy = np.array([[x, y] for y in range(0, 800, 100) for x in range(0, 1000, 100)])
     with open_slide(path) as slide:
         for _ in slide.read_tiles(xy, tile_um=25, wanted_mpp=0.25, batch=8):

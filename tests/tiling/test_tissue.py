@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from wsibench.core import SlideError
-from wsibench.tiling import tissue
+from wsibench.tiling import Thumbnail, thumbnails, tissue
 from wsibench.tiling.slides import open_slide
 
 GLASS, TISSUE = (243, 242, 245), (196, 120, 170)
@@ -154,3 +154,22 @@ def test_real_jpeg2000_slide_is_mostly_tissue(real_data):
     with open_slide(real_data / "slides/TCGA-CR-7395-01A-01-TS1.svs", 0.5) as slide:
         tiles = tissue.find_tiles(slide)
     assert 150 <= len(tiles) <= 230
+
+
+# Thumbnails
+
+
+def test_an_unreadable_slide_is_an_error_in_place_of_its_picture(write_svs, tmp_path):
+    image = np.full((800, 1200, 3), 243, np.uint8)
+    image[200:600, 200:600] = (196, 120, 170)
+    (tmp_path / "bad.svs").write_bytes(write_svs(image, 0.5).read_bytes()[:300])
+    slides = pd.DataFrame(
+        {"slide_id": ["bad", "good"], "path": [str(tmp_path / "bad.svs"), str(tmp_path / "slide.svs")], "mpp": ["", ""]}
+    )
+    made = thumbnails(slides)
+    assert isinstance(made["bad"], SlideError)
+    picture = made["good"]
+    assert isinstance(picture, Thumbnail)
+    assert picture.size_um == (600, 400)
+    assert picture.image.shape == (400, 600, 3)
+    assert picture.tissue_mm2 == pytest.approx(0.04, rel=0.1)

@@ -1,5 +1,4 @@
 from .slides import Slide as Slide, open_slide as open_slide
-from .thumbnails import Thumbnail as Thumbnail, thumbnail as thumbnail, thumbnails as thumbnails
 from .tiles import (
     TilingTask as TilingTask,
     expected as expected,
@@ -12,8 +11,11 @@ from .tiles import (
 )
 from .tissue import (
     MASK_MPP as MASK_MPP,
+    Thumbnail as Thumbnail,
     choose_tiles as choose_tiles,
     find_tiles as find_tiles,
     physical_grid as physical_grid,
+    thumbnail as thumbnail,
+    thumbnails as thumbnails,
     tissue_mask as tissue_mask,
 )

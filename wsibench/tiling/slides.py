@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,18 +53,17 @@ def open_slide(path: Path | str, mpp: float | None = None, *, assumed_mpp: float
     path = Path(path)
     if not path.exists():
         raise SlideError(f"{path} does not exist.", "Correct its path in slides.csv.")
-    image = None
-    try:
-        image = openslide.OpenSlide(path)
-        _check_samples(path, image)
-        return Slide(path, image, _settle_mpp(path, image, mpp, assumed_mpp))
-    except BaseException as error:
-        if image is not None:
-            image.close()
-        if isinstance(error, SlideError) or not isinstance(error, Exception):
+    with ExitStack() as on_error:
+        try:
+            image = on_error.enter_context(openslide.OpenSlide(path))
+            _check_samples(path, image)
+            slide = Slide(path, image, _settle_mpp(path, image, mpp, assumed_mpp))
+        except SlideError:
             raise
-        # Readers of damaged headers raise anything: TypeError, ZeroDivisionError, struct.error, MemoryError, …
-        raise _unreadable(path, error) from error
+        except Exception as error:  # of damaged headers: TypeError, ZeroDivisionError, struct.error, MemoryError, …
+            raise _unreadable(path, error) from error
+        on_error.pop_all()
+    return slide
 
 
 def _unreadable(path: Path, error: Exception) -> SlideError:
@@ -100,17 +99,14 @@ def _check_samples(path: Path, image: openslide.OpenSlide) -> None:
 
 
 def _settle_mpp(path: Path, image: openslide.OpenSlide, given: float | None, assumed: float | None) -> float:
-    if given is None:
-        given = _stated_mpp(path, image)
-    if given is None:
-        given = assumed
-    if given is None:
+    stated = _stated_mpp(path, image) if given is None else given
+    mpp = assumed if stated is None else stated
+    if mpp is None:
         raise SlideError(f"{path.name} does not say its resolution.", GIVE_MPP)
-    if not MPP_RANGE[0] <= given <= MPP_RANGE[1]:
-        raise SlideError(
-            f"{path.name}: {given:g} µm/px is implausible (expected {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}).", GIVE_MPP
-        )
-    return given
+    least, most = MPP_RANGE
+    if not least <= mpp <= most:
+        raise SlideError(f"{path.name}: {mpp:g} µm/px is implausible (expected {least:g} to {most:g}).", GIVE_MPP)
+    return mpp
 
 
 def _stated_mpp(path: Path, image: openslide.OpenSlide) -> float | None:
@@ -183,15 +179,13 @@ class Slide(AbstractContextManager["Slide"]):
         """
         within = 1 + MPP_TOLERANCE
         available = [
-            Resolution(level, scale, self.level_downsample[level] * scale, self.level_mpp[level] * scale)
-            for level in range(len(self.level_mpp))
+            Resolution(level, scale, downsample * scale, self.level_mpp[level] * scale)
+            for level, downsample in enumerate(self.level_downsample)
             for scale in self._reader.scales(level)
         ]
-        fine = [one for one in available if one.mpp <= wanted_mpp * within]
-        if not fine:
-            return min(available, key=lambda one: one.mpp)
-        coarsest = max(one.mpp for one in fine)
-        return min((one for one in fine if one.mpp * within >= coarsest), key=lambda one: one.scale)
+        available.sort(key=lambda one: one.mpp)
+        fine = [one for one in available if one.mpp <= wanted_mpp * within] or available[:1]
+        return min((one for one in fine if one.mpp * within >= fine[-1].mpp), key=lambda one: one.scale)
 
     def tile_px(self, tile_um: float, wanted_mpp: float) -> int:
         """Return the side in pixels of the tiles that `read_tiles` yields for the same arguments."""

@@ -12,7 +12,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -30,6 +29,7 @@ EOC = 0xD9
 
 Decode = Callable[[bytes, int], np.ndarray]
 """Function that decodes a file tile's bytes at 1 / scale."""
+Area = tuple[slice, slice]
 UNDECODABLE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 """Exceptions of simplejpeg and imagecodecs on damaged data."""
 
@@ -47,6 +47,25 @@ class Level:
     n_bytes: np.ndarray
     decode: Decode
     scales: tuple[int, ...]
+    """Factors by which its tiles can be reduced while decoding."""
+
+    def box(self, index: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of a file tile."""
+        row, column = divmod(index, self.n_across)
+        width, height = self.tile_px
+        return column * width, row * height, (column + 1) * width, (row + 1) * height
+
+    def pieces(self, left: int, top: int, width: int, height: int, scale: int) -> Iterator[tuple[int, Area, Area]]:
+        """Yield the file tiles under a region, all reduced by `scale`; parts outside the level have none.
+
+        Each as its index, the area of the region that it covers, and this area in the tile's own pixels.
+        """
+        (level_width, level_height) = (-(-side // scale) for side in (self.width, self.height))
+        tile_width, tile_height = (side // scale for side in self.tile_px)
+        columns = list(_spans(left, width, level_width, tile_width))
+        for row, y_region, y_tile in _spans(top, height, level_height, tile_height):
+            for column, x_region, x_tile in columns:
+                yield row * self.n_across + column, (y_region, x_region), (y_tile, x_tile)
 
 
 class FileTiles:
@@ -58,7 +77,6 @@ class FileTiles:
         self.damaged: set[tuple[int, int, int, int, int]] = set()
         """Level, left, top, right and bottom (pixels of the level) of the undecodable file tiles met so far."""
         self._cache: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
-        self._cached_bytes = 0
 
     def close(self) -> None:
         """Close the file and clear the cache."""
@@ -92,87 +110,49 @@ class FileTiles:
         whole
             bool (n,): True if every file tile under the region could be decoded.
         """
-        view = _View(self.levels[level], scale)
-        pieces = [list(view.pieces(left, top, *size)) for left, top in np.asarray(corners).tolist()]
-        tiles = self._tiles(view, level, {piece.tile for under in pieces for piece in under}, pool)
-        regions = np.empty((len(pieces), size[1], size[0], 3), np.uint8)
+        at = self.levels[level]
+        pieces = [list(at.pieces(left, top, *size, scale)) for left, top in np.asarray(corners).tolist()]
+        tiles = self._tiles(level, scale, {index for under in pieces for index, _, _ in under}, pool)
+        regions = np.full((len(pieces), size[1], size[0], 3), 255, np.uint8)
         whole = np.ones(len(pieces), bool)
         for n, under in enumerate(pieces):
-            if sum(piece.area for piece in under) < size[0] * size[1]:
-                regions[n] = 255
-            for piece in under:
-                tile = tiles[piece.tile]
-                if tile is None:
+            for index, in_region, in_tile in under:
+                if (tile := tiles[index]) is None:
                     whole[n] = False
-                    regions[n][piece.in_region] = 255
                 else:
-                    regions[n][piece.in_region] = tile[piece.in_tile]
+                    regions[n][in_region] = tile[in_tile]
         return regions, whole
 
-    def _tiles(
-        self, view: "_View", level: int, indices: set[int], pool: Executor | None
-    ) -> dict[int, np.ndarray | None]:
+    def _tiles(self, level: int, scale: int, indices: set[int], pool: Executor | None) -> dict[int, np.ndarray | None]:
         """Return decoded file tiles by index; None for one that cannot be decoded."""
-        keys = {index: (level, view.scale, index) for index in sorted(indices)}
-        tiles = {index: self._cache[key] for index, key in keys.items() if key in self._cache}
-        missing = [index for index in keys if index not in tiles]
-        decoded = (pool.map if pool else map)(partial(self._decode, view), missing)
-        tiles.update(zip(missing, decoded, strict=True))
-        for index, key in keys.items():
-            if index not in missing:
-                self._cache.move_to_end(key)
-                continue
-            self._cache[key] = tile = tiles[index]
-            self._cached_bytes += 0 if tile is None else tile.nbytes
+        keys = {index: (level, scale, index) for index in sorted(indices)}
+        missing = [key for key in keys.values() if key not in self._cache]
+        decoded = zip(missing, (pool.map if pool else map)(self._decode, missing), strict=True)
+        for key, tile in decoded:
+            self._cache[key] = tile
             if tile is None:
-                self.damaged.add((level, *view.box(index)))
-        while self._cached_bytes > CACHE_BYTES:
+                self.damaged.add((level, *self.levels[level].box(key[2])))
+        for key in keys.values():
+            self._cache.move_to_end(key)  # the least recently used tiles come first
+        tiles = {index: self._cache[key] for index, key in keys.items()}
+        held = sum(0 if tile is None else tile.nbytes for tile in self._cache.values())
+        while held > CACHE_BYTES:
             _, oldest = self._cache.popitem(last=False)
-            self._cached_bytes -= 0 if oldest is None else oldest.nbytes
+            held -= 0 if oldest is None else oldest.nbytes
         return tiles
 
-    def _decode(self, view: "_View", index: int) -> np.ndarray | None:
-        n_bytes = int(view.level.n_bytes[index])
-        data = os.pread(self._file, n_bytes, int(view.level.offsets[index]))
+    def _decode(self, key: tuple[int, int, int]) -> np.ndarray | None:
+        level, scale, index = self.levels[key[0]], *key[1:]
+        n_bytes = int(level.n_bytes[index])
+        data = os.pread(self._file, n_bytes, int(level.offsets[index]))
         if len(data) < n_bytes:
             return None  # the file has been cut short
         try:
-            tile = view.level.decode(data, view.scale)
+            tile = level.decode(data, scale)
         except UNDECODABLE:
             return None
-        return tile if tile.shape == (view.tile_height, view.tile_width, 3) and tile.dtype == np.uint8 else None
-
-
-class _Piece(NamedTuple):
-    """The part of a region that one file tile covers."""
-
-    tile: int
-    area: int
-    in_region: tuple[slice, slice]
-    in_tile: tuple[slice, slice]
-
-
-class _View:
-    """Geometry of a level reduced by a scale."""
-
-    def __init__(self, level: Level, scale: int) -> None:
-        self.level, self.scale = level, scale
-        self.width, self.height = -(-level.width // scale), -(-level.height // scale)
-        self.tile_width, self.tile_height = (side // scale for side in level.tile_px)
-
-    def box(self, index: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of a file tile in unreduced pixels of the level."""
-        row, column = divmod(index, self.level.n_across)
-        width, height = self.level.tile_px
-        return column * width, row * height, (column + 1) * width, (row + 1) * height
-
-    def pieces(self, left: int, top: int, width: int, height: int) -> Iterator[_Piece]:
-        """Yield the pieces of a region; parts outside the level have none."""
-        columns = list(_spans(left, width, self.width, self.tile_width))
-        for row, y_region, y_tile in _spans(top, height, self.height, self.tile_height):
-            for column, x_region, x_tile in columns:
-                area = (y_tile.stop - y_tile.start) * (x_tile.stop - x_tile.start)
-                yield _Piece(row * self.level.n_across + column, area, (y_region, x_region), (y_tile, x_tile))
+        width, height = (side // scale for side in level.tile_px)
+        return tile if tile.shape == (height, width, 3) and tile.dtype == np.uint8 else None
 
 
 def _spans(start: int, length: int, end: int, cell: int) -> Iterator[tuple[int, slice, slice]]:
@@ -204,13 +184,13 @@ def file_tiles(path: Path, level_sizes: Sequence[tuple[int, int]]) -> FileTiles 
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-            levels = [level for size in level_sizes if (level := _level(path, pages, size))]
+            levels = [level for size in level_sizes if (level := _level(pages, size))]
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError):
         return None
     return FileTiles(path, levels) if len(levels) == len(level_sizes) else None
 
 
-def _level(path: Path, pages: Sequence[tifffile.TiffPage], size: tuple[int, int]) -> Level | None:
+def _level(pages: Sequence[tifffile.TiffPage], size: tuple[int, int]) -> Level | None:
     found = [page for page in pages if page.is_tiled and (page.imagewidth, page.imagelength) == tuple(size)]
     if len(found) != 1:
         return None
@@ -221,7 +201,7 @@ def _level(path: Path, pages: Sequence[tifffile.TiffPage], size: tuple[int, int]
     # For some scanners an empty tile stands for the next level, for others it is white.
     if not plain or len(n_bytes) != n_across * n_down or not n_bytes.all():
         return None
-    decode, scales = _decoder(path, page)
+    decode, scales = _decoder(page)
     if decode is None:
         return None
     tile_px = (page.tilewidth, page.tilelength)
@@ -229,14 +209,12 @@ def _level(path: Path, pages: Sequence[tifffile.TiffPage], size: tuple[int, int]
     return Level(page.imagewidth, page.imagelength, tile_px, n_across, offsets, n_bytes, decode, scales)
 
 
-def _decoder(path: Path, page: tifffile.TiffPage) -> tuple[Decode | None, tuple[int, ...]]:
+def _decoder(page: tifffile.TiffPage) -> tuple[Decode | None, tuple[int, ...]]:
     if page.compression == APERIO_JP2_RGB:
         return _decode_jpeg2000, (1,)
     if page.compression == JPEG and page.photometric in (RGB, YCBCR):
-        with open(path, "rb") as file:
-            file.seek(page.dataoffsets[0])
-            first = file.read(page.databytecounts[0])
-        if _has_plain_markers(first):
+        page.parent.filehandle.seek(page.dataoffsets[0])
+        if _has_plain_markers(page.parent.filehandle.read(page.databytecounts[0])):
             head = _jpeg_head(page.jpegtables or b"", int(page.photometric))
             return partial(_decode_jpeg, head, (page.tilewidth, page.tilelength)), JPEG_SCALES
     return None, ()

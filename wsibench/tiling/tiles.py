@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -136,13 +136,11 @@ def tile_slide(task: TilingTask) -> None:
 
 
 def _summaries(done: list[TilingTask]) -> pd.DataFrame:
-    return pd.DataFrame([_summary(task) for task in done], columns=SUMMARY)
-
-
-def _summary(task: TilingTask) -> list[Any]:
-    attrs = pq.read_schema(task.artefact.path).pandas_metadata["attributes"]
-    width_um, height_um = (attrs[side] * attrs["slide_mpp"] for side in ("width_px", "height_px"))
-    return [task.slide_id, attrs["slide_mpp"], width_um, height_um, attrs["tissue_mm2"], *(attrs[n] for n in COUNTS)]
+    attrs = [pq.read_schema(task.artefact.path).pandas_metadata["attributes"] for task in done]
+    made = pd.DataFrame(attrs, columns=["slide_id", "slide_mpp", "width_px", "height_px", "tissue_mm2", *COUNTS])
+    for side in ("width", "height"):
+        made[f"{side}_um"] = made[f"{side}_px"] * made["slide_mpp"]
+    return made[SUMMARY]
 
 
 def tiled_slides(study: Study) -> list[str]:

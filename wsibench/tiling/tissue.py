@@ -1,6 +1,7 @@
-"""Tissue detection on a thumbnail, the grid of tiles over it, and the random choice of tiles to embed."""
+"""Tissue detection on a thumbnail, the grid of tiles over it, the random choice of tiles to embed, and pictures."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 
 import cv2
@@ -8,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import map_coordinates
 
-from wsibench.core import SlideError
+from wsibench.core import SlideError, parallel_map
 from wsibench.tiling import quality
-from wsibench.tiling.slides import MAX_BAD, Slide, check_damage
+from wsibench.tiling.slides import MAX_BAD, Slide, check_damage, open_slide
 
 MASK_MPP = 8.0
 """µm/px of the thumbnail on which tissue is found."""
@@ -21,6 +22,8 @@ Bare glass of any tint lies below the lower bound, faint stroma above the upper 
 """
 DARK = 40
 """Maximum value (of 255) of a slide's black border or label."""
+LONGEST_PX = 450
+"""Pixels on the longer side of a thumbnail."""
 SMALLER = "Correct its mpp in slides.csv, lower tiles.tile_um in study.yaml, or drop the slide."
 
 
@@ -236,3 +239,73 @@ def _measure(slide: Slide, tiles: pd.DataFrame, tile_um: float, drop: Collection
     return tiles.assign(
         artefacts=["+".join(names[row]) for row in flags.to_numpy()], kept=~flags[list(drop)].any(axis=1).to_numpy()
     )
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """Small picture of a slide."""
+
+    image: np.ndarray
+    """uint8 (height, width, 3)."""
+    slide_mpp: float
+    """µm per level-0 pixel."""
+    size_um: tuple[float, float]
+    """Width and height of the slide (µm)."""
+    tissue: np.ndarray
+    """bool (height, width) at `tissue_mpp` µm/px."""
+    tissue_mpp: float
+
+    @property
+    def tissue_mm2(self) -> float:
+        """Area of the tissue (mm²)."""
+        return float(self.tissue.sum() * (self.tissue_mpp / 1000) ** 2)
+
+
+def thumbnail(slide: Slide, *, longest_px: int = LONGEST_PX, tile_um: float = 112.0) -> Thumbnail:
+    """Picture of a slide with the mask of its tissue.
+
+    Parameters
+    ----------
+    slide
+        Open slide.
+    longest_px
+        Pixels on the longer side of the picture.
+    tile_um
+        Side of the tiles (µm), which bounds the resolution of the mask as in tiling.
+    """
+    width, height = (side * slide.slide_mpp for side in slide.size_px)
+    image, _ = slide.thumbnail(max(width, height) / longest_px)
+    fine, mpp = slide.thumbnail(min(MASK_MPP, tile_um / 8))
+    return Thumbnail(image, slide.slide_mpp, (width, height), tissue_mask(fine), mpp)
+
+
+def thumbnails(
+    slides: pd.DataFrame, assumed_mpp: float | None = None, tile_um: float = 112.0
+) -> dict[str, Thumbnail | Exception]:
+    """Thumbnails of slides, each made in a process of its own, so that a bad file costs its own picture alone.
+
+    Parameters
+    ----------
+    slides
+        Columns slide_id, path and mpp (µm per level-0 pixel; empty where the file states it).
+    assumed_mpp
+        µm per level-0 pixel for a file that states none.
+    tile_um
+        Side of the tiles (µm), which bounds the resolution of the tissue mask.
+
+    Returns
+    -------
+    dict
+        The thumbnail of each slide, or the exception that reading it raised, in the order of `slides`.
+    """
+    make = partial(_thumbnail, assumed_mpp=assumed_mpp, tile_um=tile_um)
+    made = parallel_map(
+        make, list(zip(slides["path"], slides["mpp"], strict=True)), label="thumbnails", errors="return"
+    )
+    return dict(zip(slides["slide_id"], made, strict=True))
+
+
+def _thumbnail(path_mpp: tuple[str, str], assumed_mpp: float | None, tile_um: float) -> Thumbnail:
+    path, mpp = path_mpp
+    with open_slide(path, float(mpp) if mpp else None, assumed_mpp=assumed_mpp) as slide:
+        return thumbnail(slide, tile_um=tile_um)
