@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from wsibench.core import Scheme
 from wsibench.regression.folds import assign, inner_groups
@@ -21,6 +22,9 @@ from wsibench.regression.probes.base import Fitted, Patients
 
 LATENTS, WIDTH = 5, 32
 LAW = 20260
+SITE_SIZES = (122, 84, 76, 73, 63, 60, 56, 45, 44, 40, 35, 35, 31, 30, 16, 16, 10, 9, 6, 4, 4, 3, 3, 2, 2, 2, 2, 2,
+              *[1] * 9)  # fmt: skip
+"""Patients of each of 37 TCGA sites: 884 with breast cancer, slides and expression."""
 """Seed of all that is the same in every cohort: what genes and features are made of."""
 
 
@@ -45,8 +49,21 @@ class Cell:
     """SD of what a site adds to a gene; patients' own SD is 1."""
     null_genes: int = 0
     """Of the genes, how many follow no latent."""
+    uneven: bool = False
+    """Sites have sizes as in TCGA-BRCA instead of equal ones."""
+    zeros: float = 0.0
+    """Share of the patients in whom a gene is 0; above 0, the others' values are skewed to the right."""
     genes: int = 40
     folds: int = 5
+
+
+def site_sizes(n: int, sites: int, *, uneven: bool) -> np.ndarray:
+    """Number of patients of each site, at least one, (sites,): about equal, or in proportion to `SITE_SIZES`."""
+    at = np.linspace(0, len(SITE_SIZES) - 1, sites)
+    share = np.interp(at, np.arange(len(SITE_SIZES)), SITE_SIZES) if uneven else np.ones(sites)
+    sizes = np.maximum(1, np.diff(np.round(n * np.cumsum(share) / share.sum()), prepend=0)).astype(int)
+    sizes[0] += n - sizes.sum()
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -109,11 +126,13 @@ class Cohort:
     def of_sites(cls, cell: Cell, sites: Sites, n: int, rng: np.random.Generator) -> "Cohort":
         """Patients of given sites, about as many of each; without folds."""
         law, c = Law.of(cell), cell.gene_correlation
-        site = rng.permutation(np.arange(n) % len(sites.r))
+        k = len(sites.r)
+        site = rng.permutation(np.arange(k).repeat(site_sizes(n, k, uneven=cell.uneven)))
         z, r = rng.normal(size=(n, LATENTS)), sites.r[site][:, None]
         noise = np.sqrt(c) * rng.normal(size=(n, 1)) + np.sqrt(1 - c) * rng.normal(size=(n, cell.genes))
         r = np.where(law.loadings.any(axis=0), r, 0)
         y = r * (z @ law.loadings) + np.sqrt(1 - r**2) * noise + sites.expression[site]
+        y = _with_zeros(y, cell) if cell.zeros else y
         shared = rng.normal(size=(n, WIDTH))
         x = []
         for sees, blur, shift in zip(cell.sees, cell.blur, sites.features, strict=True):
@@ -124,6 +143,12 @@ class Cohort:
     def patients(self, encoder: int) -> Patients:
         """What a probe sees."""
         return Patients(np.arange(len(self.y)).astype(str), self.groups, mean=self.x[encoder])
+
+
+def _with_zeros(y: np.ndarray, cell: Cell) -> np.ndarray:
+    """Set the lowest share `zeros` of normal values to 0, and skew the others (skewness of about 6 without zeros)."""
+    standard = y / np.sqrt(1 + cell.site_expression**2)
+    return np.where(standard > norm.ppf(cell.zeros), np.exp(standard) - np.exp(norm.ppf(cell.zeros)), 0)
 
 
 def coefficients(fitted: Fitted) -> np.ndarray:
@@ -149,10 +174,27 @@ def true_rho(cell: Cell, sites: Sites, encoder: int, weights: np.ndarray) -> np.
         shift_x = cell.site_features[encoder] ** 2 * np.square(weights).sum(axis=0)
         r = cell.r
     else:
-        x = (sites.features[encoder] - sites.features[encoder].mean(axis=0)) @ weights
-        y = sites.expression - sites.expression.mean(axis=0)
-        shared, shift_x, shift_y = (x * y).mean(axis=0), (x**2).mean(axis=0), (y**2).mean(axis=0)
-        r = sites.r.mean()
+        share = site_sizes(cell.patients, cell.sites, uneven=cell.uneven) / cell.patients
+        x = (sites.features[encoder] - share @ sites.features[encoder]) @ weights
+        y = sites.expression - share @ sites.expression
+        shared, shift_x, shift_y = share @ (x * y), share @ x**2, share @ y**2
+        r = share @ sites.r
     variance = np.einsum("dg,de,eg->g", weights, within, weights) + shift_x
     pearson = (r * through + shared) / np.sqrt(np.maximum(variance, 1e-300) * (1 + shift_y))
-    return 6 / np.pi * np.arcsin(pearson / 2)
+    return spearman(pearson, cell.zeros)
+
+
+def spearman(pearson: np.ndarray, zeros: float = 0.0) -> np.ndarray:
+    """Spearman's ρ of two normal variables, of which the lowest share `zeros` of the second is tied.
+
+    The rank Φ(x) of the first has the mean Φ(r y / √(2 − r²)) given the second, which is integrated over the ranks
+    of the second; their variance is that of midranks, (1 − zeros³) / 12.
+    """
+    if not zeros:
+        return 6 / np.pi * np.arcsin(pearson / 2)
+    rank = (np.arange(2000) + 0.5) / 2000
+    midrank, y = np.where(rank < zeros, zeros / 2, rank), norm.ppf(rank)
+    grid = np.linspace(-0.999, 0.999, 401)
+    mean = norm.cdf(grid[:, None] * y / np.sqrt(2 - grid[:, None] ** 2))
+    rho = (mean - 0.5) @ (midrank - 0.5) / len(rank) / np.sqrt((1 - zeros**3) / 144)
+    return np.interp(pearson, grid, rho)

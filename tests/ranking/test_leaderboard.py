@@ -7,8 +7,8 @@ import trials
 import yaml
 
 from wsibench.core import CHECKOUT, CohortError, NotReady, Study, StudyError
-from wsibench.ranking import expected, headline, permutation, rank, read, read_null
-from wsibench.ranking.leaderboard import describe_best
+from wsibench.ranking import expected, headline, predictions, rank, read, read_null
+from wsibench.ranking.caveats import describe_best
 from wsibench.ranking.tables import TABLES
 from wsibench.regression import fits, regress
 
@@ -125,7 +125,7 @@ def test_permutations_fitted_together_are_those_fitted_one_by_one(folder, monkey
     fit = fits(study)[0]
     together = read_null(study, fit)
     study.null_parquet(fit.scheme, fit.encoder, fit.probe).unlink()
-    monkeypatch.setattr(permutation, "MAX_COLUMNS", 1)
+    monkeypatch.setattr(predictions, "MAX_COLUMNS", 1)
     rank(study)
     np.testing.assert_allclose(read_null(study, fit), together, atol=0.02)
 

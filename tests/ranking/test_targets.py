@@ -10,8 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from wsibench.core import CohortError
 from wsibench.ranking import rank, read
-from wsibench.ranking.plan import Entry
-from wsibench.ranking.predictions import Predictions
+from wsibench.ranking.predictions import Entry, Predictions
 from wsibench.ranking.targets import fold_auroc, target_rows
 from wsibench.regression import regress
 

@@ -13,6 +13,7 @@ from .bootstrap import (
     two_sided_p as two_sided_p,
     widening_for_sites as widening_for_sites,
 )
+from .caveats import site_predictability as site_predictability
 from .gene_sets import (
     check_gene_sets as check_gene_sets,
     declared_sets as declared_sets,
@@ -28,4 +29,3 @@ from .leaderboard import (
     read_null as read_null,
 )
 from .resampling import sample_weights as sample_weights, sampled_means as sampled_means
-from .site_predictability import site_predictability as site_predictability

@@ -1,29 +1,86 @@
 """Rank the encoders: scores of every gene, the leaderboard, and the tables beside it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from wsibench import assembly, regression
 from wsibench.assembly import not_applicable
-from wsibench.core import FUSION, Artefact, CohortError, NotReady, Study, key_at, parallel_map, writing
+from wsibench.core import (
+    FUSION,
+    Artefact,
+    CohortError,
+    NotReady,
+    Study,
+    file_sha256,
+    key_at,
+    make_key,
+    parallel_map,
+    writing,
+)
 from wsibench.embedding import tcga
 from wsibench.ranking.gene_sets import check_gene_sets, declared_sets, read_gene_sets
-from wsibench.ranking.plan import Entry, Fusion, Kind, Plan, TableName, covariates_path, nulls, plan, table_path
 from wsibench.regression import Fit
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from wsibench.ranking.predictions import Entry, Kind
     from wsibench.ranking.tables import Options
 
-__all__ = ["check", "describe_best", "expected", "headline", "not_applicable", "rank", "read", "read_null"]
+FORMAT = 7
+__all__ = ["check", "expected", "headline", "not_applicable", "rank", "read", "read_null"]
 
 TEXT = ("encoder", "probe", "scheme", "tcga", "study_key", "encoder_a", "probe_a", "encoder_b", "probe_b", "group",
         "gene", "reason", "kind", "set", "adjustment", "target", "measure", "what", "message")  # fmt: skip
 """Columns of text, in which "NA" is a name like any other."""
+
+
+TableName = Literal[
+    "scores", "leaderboard", "encoders", "differences", "rank_frequencies", "null", "groups", "measures", "exposure",
+    "spread", "excluded_genes", "sets", "adjusted", "targets", "sites", "warnings",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Null:
+    """Permutation null of one fit."""
+
+    fit: Fit
+    kind: "Kind"
+    permutations: int
+    seed: int
+    artefact: Artefact
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The mean of the predictions of several encoders by one probe."""
+
+    scheme: str
+    probe: str
+    members: tuple[Fit, ...]
+    artefact: Artefact
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Inputs and artefacts of a study's ranking."""
+
+    fits: Sequence[Fit]
+    fusions: list[Fusion]
+    nulls: list[Null]
+    tables: dict[str, Artefact]
+
+    @property
+    def artefacts(self) -> list[Artefact]:
+        """Everything that the stage writes."""
+        made = [*(fusion.artefact for fusion in self.fusions), *(null.artefact for null in self.nulls)]
+        return [*made, *self.tables.values()]
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -56,7 +113,7 @@ def rank(study: Study) -> pd.DataFrame:
     if late := [fit.predictions for fit in planned.fits if fit.predictions.due()]:
         raise NotReady(f"{len(late)} predictions are due, {late[0].path} first.", "Run the stage 05_regression.")
     if any(artefact.due() for artefact in planned.artefacts):
-        from wsibench.ranking.permutation import permute
+        from wsibench.ranking.predictions import permute
 
         benchmark = assembly.read_benchmark(study.benchmark_h5ad)
         for fusion in planned.fusions:
@@ -76,7 +133,7 @@ def check(study: Study) -> list[str]:
     """Find faults of the files that the ranking reads; ``warning: `` marks gene sets that the cohort lacks genes of."""
     from anndata import read_h5ad
 
-    from wsibench.ranking.adjusted import read_covariates
+    from wsibench.ranking.association import read_covariates
 
     built = read_h5ad(study.expression_h5ad, backed="r") if study.expression_h5ad.is_file() else None
     faults, covariates = [], covariates_path(study)
@@ -122,7 +179,7 @@ def read(study: Study, table: TableName) -> pd.DataFrame:
     return frame.astype({"rank": "Int64"}) if table == "leaderboard" else frame
 
 
-def read_null(study: Study, fit: Fit, kind: Kind = "within-site") -> pd.DataFrame | None:
+def read_null(study: Study, fit: Fit, kind: "Kind" = "within-site") -> pd.DataFrame | None:
     """Read ρ of one fit under permuted expression.
 
     Parameters
@@ -139,7 +196,7 @@ def read_null(study: Study, fit: Fit, kind: Kind = "within-site") -> pd.DataFram
     DataFrame or None
         (permutations, genes); None if the study asks for no permutations of this probe.
     """
-    from wsibench.ranking.permutation import read_permuted
+    from wsibench.ranking.predictions import read_permuted
 
     found = [null.artefact.path for null in nulls(study, [fit]) if null.kind == kind]
     return read_permuted(found[0]) if found else None
@@ -147,40 +204,9 @@ def read_null(study: Study, fit: Fit, kind: Kind = "within-site") -> pd.DataFram
 
 def headline(study: Study) -> str:
     """State in one or two sentences which encoder predicts expression best, and how sure that is."""
+    from wsibench.ranking.caveats import describe_best
+
     return describe_best(read(study, "leaderboard"), read(study, "encoders"))
-
-
-def describe_best(leaderboard: pd.DataFrame, encoders: pd.DataFrame) -> str:
-    """State in one or two sentences which encoder is best under the first fold scheme.
-
-    Parameters
-    ----------
-    leaderboard
-        leaderboard.csv.
-    encoders
-        encoders.csv.
-    """
-    scheme = leaderboard["scheme"].iloc[0]
-    lines, own = (table[table["scheme"] == scheme] for table in (leaderboard, encoders))
-    if own.empty:
-        return "Only controls were run: there is nothing to rank."
-    first, line = own.iloc[0], lines.iloc[0]
-    score = f"mean ρ {first['mean_rho']:.3f} ({first['ci_low']:.3f} to {first['ci_high']:.3f})"
-    if len(own) == 1:
-        return f"{first['encoder']} reaches {score} in {scheme} folds; no other encoder was run."
-    if np.isnan(first["p_best"]):
-        return f"{line['n_sites']} sites cannot support a ranking."
-    probes = f" over {first['n_probes']} probes" if first["n_probes"] > 1 else ""
-    text = (
-        f"{first['encoder']} predicts gene expression best of {len(own)} encoders in {scheme} folds: {score}{probes}, "
-        f"first in {first['p_best']:.0%} of the bootstrap draws."
-    )
-    if first["n_probes"] < 2:
-        return text
-    return (
-        f"{text} The best combination is {line['encoder']} with {line['probe']}: {line['mean_rho']:.3f} "
-        f"({line['ci_low']:.3f} to {line['ci_high']:.3f}), first in {line['p_best']:.0%}."
-    )
 
 
 def _write_fusion(fusion: Fusion, benchmark: "AnnData", study_key: str) -> None:
@@ -194,8 +220,10 @@ def _write_fusion(fusion: Fusion, benchmark: "AnnData", study_key: str) -> None:
         adata.write_h5ad(path, convert_strings_to_categoricals=False)
 
 
-def _entries(study: Study, planned: Plan) -> dict[str, list[Entry]]:
+def _entries(study: Study, planned: Plan) -> "dict[str, list[Entry]]":
     """Lines of the leaderboard by fold scheme."""
+    from wsibench.ranking.predictions import Entry
+
     paths: dict[Path, dict[Kind, Path]] = {}
     for null in planned.nulls:
         paths.setdefault(null.fit.predictions.path, {})[null.kind] = null.artefact.path
@@ -224,9 +252,8 @@ def _scheme_tables(task: "tuple[str, list[Entry], Path, int | None, Options]") -
 
 def _make_tables(study: Study, benchmark: "AnnData", planned: Plan) -> dict[str, pd.DataFrame]:
     """Compute all tables, each fold scheme in a process of its own."""
-    from wsibench.ranking.adjusted import read_covariates
-    from wsibench.ranking.caveats import caveat_table, study_caveats
-    from wsibench.ranking.site_predictability import site_table
+    from wsibench.ranking.association import read_covariates
+    from wsibench.ranking.caveats import caveat_table, site_table, study_caveats
     from wsibench.ranking.tables import Options
 
     settings, covariates = study.ranking, covariates_path(study)
@@ -265,3 +292,65 @@ def _make_tables(study: Study, benchmark: "AnnData", planned: Plan) -> dict[str,
 def _concat(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """Concatenate tables, keeping the columns where none has rows."""
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def plan(study: Study) -> Plan:
+    """List the inputs and artefacts of a study's ranking.
+
+    Raises
+    ------
+    NotReady
+        When the benchmark has not been assembled.
+    """
+    fits = regression.fits(study)
+    return Plan(fits, _fusions(study, fits), nulls(study, fits), _tables(study, fits))
+
+
+def table_path(study: Study, table: str) -> Path:
+    """Path of a table."""
+    return study.scores_parquet if table == "scores" else study.leaderboard_csv.with_name(f"{table}.csv")
+
+
+def covariates_path(study: Study) -> Path | None:
+    """Path of the table of covariates that the study names, or None."""
+    return study.resolve(study.ranking.covariates) if study.ranking.covariates else None
+
+
+def nulls(study: Study, fits: Sequence[Fit]) -> list[Null]:
+    """Permutation nulls of `fits` that the study asks for; a fusion is not refitted."""
+    ranking, found = study.ranking, []
+    wanted: dict[Kind, dict[str, int]] = {"within-site": ranking.permutations, "free": ranking.free_permutations}
+    for fit in fits:
+        for kind, permutations in wanted.items():
+            if n := permutations.get(fit.probe, 0):
+                path = study.null_parquet(fit.scheme, fit.encoder, fit.probe, free=kind == "free")
+                section = {"kind": kind, "permutations": n, "seed": ranking.seed}
+                artefact = Artefact(path, make_key("null", FORMAT, section, [fit.predictions.key]))
+                found.append(Null(fit, kind, n, ranking.seed, artefact))
+    return found
+
+
+def _fusions(study: Study, fits: Sequence[Fit]) -> list[Fusion]:
+    """One fusion for every scheme and probe that all encoders to be fused have."""
+    have: dict[tuple[str, str], dict[str, Fit]] = {}
+    for fit in fits:
+        have.setdefault((fit.scheme, fit.probe), {})[fit.encoder] = fit
+    fusions = []
+    for (scheme, probe), own in have.items():
+        if study.fused and set(study.fused) <= set(own):
+            members = tuple(own[name] for name in study.fused)
+            key = make_key("fusion", FORMAT, study.fused, [fit.predictions.key for fit in members])
+            artefact = Artefact(study.predictions_h5ad(scheme, FUSION, probe), key)
+            fusions.append(Fusion(scheme, probe, members, artefact))
+    return fusions
+
+
+def _tables(study: Study, fits: Sequence[Fit]) -> dict[str, Artefact]:
+    """Artefacts of the tables; they depend on the study's settings, the predictions and the files it names."""
+    sets = declared_sets(study.ranking.gene_sets, study.resolve).values()
+    files = [each for each in (*sets, covariates_path(study)) if isinstance(each, Path)]
+    # A missing file is an error of `rank`; here it only gives another key.
+    contents = [file_sha256(path) if path.is_file() else "" for path in files]
+    key = make_key("ranking", FORMAT, study.key, [*(fit.predictions.key for fit in fits), *contents])
+    names = get_args(TableName)
+    return {name: Artefact(table_path(study, name), make_key("ranking", FORMAT, name, [key])) for name in names}

@@ -1,18 +1,43 @@
-"""Out-of-fold predictions of all fits of one fold scheme, on the patients and genes they are compared on."""
+"""Out-of-fold predictions of all fits of one fold scheme, their fusion, and fits to permuted expression."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData, read_h5ad
+from threadpoolctl import threadpool_limits
 
-from wsibench.core import CohortError
+from wsibench.core import CohortError, writing
 from wsibench.ranking.caveats import supports_ranking
-from wsibench.ranking.plan import Entry
-from wsibench.regression import fold_spearman, metrics, scorable_genes
+from wsibench.regression import fold_spearman, load, metrics, out_of_fold, scorable_genes
+
+if TYPE_CHECKING:
+    from wsibench.ranking.leaderboard import Null
+
+Kind = Literal["within-site", "free"]
+"""Patients among whom expression is permuted: those of a site, or all."""
+
+MAX_COLUMNS = 100_000
+"""Most permuted targets fitted at once, side by side, by a probe that fits each target by itself."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the leaderboard: an encoder, features table, fusion or control, fitted by one probe."""
+
+    encoder: str
+    probe: str
+    path: Path
+    """Out-of-fold predictions (h5ad)."""
+    control: bool = False
+    tcga: str = "unknown"
+    """Exposure of the encoder to TCGA in its training: yes, no or unknown."""
+    nulls: dict[Kind, Path] = field(default_factory=dict)
+    """Scores under permuted expression (Parquet), by kind."""
 
 
 @dataclass(frozen=True)
@@ -204,3 +229,78 @@ def fuse(members: Sequence[AnnData], measured: np.ndarray) -> AnnData:
     fused = AnnData(mean, first.obs.copy(), pd.DataFrame(index=first.var_names), layers={"noise": noise})
     fused.varm["rho_by_split"] = rho[:, None].astype(np.float32)
     return fused
+
+
+def permute(null: "Null") -> None:
+    """Refit one fit to permuted expression, and write ρ of every permutation and gene.
+
+    Whole expression profiles are permuted among patients, so that genes keep their correlations, and the probe is
+    fitted and scored again. There are two kinds:
+
+    ``within-site``
+        Permuted among the patients of the same site, so that the association of site and expression is kept. Under
+        random-patient folds the null of a gene that differs between sites is therefore above zero, by the score that
+        knowledge of the site gives. Significance is measured against this null.
+    ``free``
+        Permuted among all patients: nothing is left to predict, and the null is centred on zero unless the pipeline
+        leaks. The difference between the two nulls is the contribution of the sites.
+
+    In external validation the training patients are permuted; the test patients keep their measured expression.
+    """
+    patients, benchmark, splits = load(null.fit)
+    fold, y = splits.iloc[:, 0].to_numpy(), np.asarray(benchmark.X)
+    orders = permuted_orders(
+        benchmark.obs["site"].to_numpy(str), fold, kind=null.kind, permutations=null.permutations, seed=null.seed
+    )
+    probe = null.fit.make_probe()
+    together = max(1, MAX_COLUMNS // y.shape[1]) if probe.columnwise else 1
+    evaluated = fold >= 0
+    rho = []
+    for start in range(0, len(orders), together):
+        permuted = np.concatenate([y[order] for order in orders[start : start + together]], axis=1)
+        with threadpool_limits(1):  # other fits use the other cores
+            predicted = out_of_fold(probe, patients, permuted, fold, seed=null.fit.seed).predicted
+        scores = fold_spearman(permuted[evaluated], predicted[evaluated], fold[evaluated])
+        rho.append(scores.mean().astype(np.float32))
+    table = pd.DataFrame({
+        "permutation": np.repeat(np.arange(len(orders), dtype=np.int32), y.shape[1]),
+        "gene": np.tile(benchmark.var_names.to_numpy(str), len(orders)),
+        "rho": np.concatenate(rho),
+    })  # fmt: skip
+    with writing(null.artefact, permutations=len(orders)) as path:
+        table.to_parquet(path, index=False)
+
+
+def permuted_orders(
+    site: np.ndarray, fold: np.ndarray, *, kind: Kind, permutations: int, seed: int
+) -> Sequence[np.ndarray]:
+    """Permuted positions of the patients, the same for every encoder and probe.
+
+    Parameters
+    ----------
+    site, fold
+        Site and fold of each patient, (patients,); fold below 0 for the training patients of external validation.
+    kind
+        Patients among whom expression is permuted.
+    permutations
+        Number of permutations.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    sequence of np.ndarray
+        One order of the patients for each permutation, (patients,).
+    """
+    groups = site if kind == "within-site" else np.full(len(site), "all")
+    if (fold < 0).any():  # test patients are groups of one
+        groups = np.where(fold < 0, groups, [f"test patient {i}" for i in range(len(fold))])
+    rng = np.random.default_rng(seed)
+    return [metrics.permutation_within(groups, rng) for _ in range(permutations)]
+
+
+def read_permuted(path: Path) -> pd.DataFrame:
+    """ρ under permuted expression, (permutations, genes); NaN where a permuted gene is constant in a fold."""
+    table = pd.read_parquet(path)
+    genes = table["gene"].to_numpy(str)[: int((table["permutation"] == 0).sum())]
+    return pd.DataFrame(table["rho"].to_numpy().reshape(-1, len(genes)), columns=genes)

@@ -10,12 +10,17 @@ import pandas as pd
 
 from wsibench.core import CohortError
 from wsibench.ranking import bootstrap
-from wsibench.ranking.adjusted import adjusted_rows
-from wsibench.ranking.association import fold_pearson, pooled_spearman, r2, rmse, significance, smallest_p
+from wsibench.ranking.association import (
+    adjusted_rows,
+    fold_pearson,
+    pooled_spearman,
+    r2,
+    rmse,
+    significance,
+    smallest_p,
+)
 from wsibench.ranking.gene_sets import GeneSet, expression_levels, on_genes, random_means
-from wsibench.ranking.permutation import read_permuted
-from wsibench.ranking.plan import Kind
-from wsibench.ranking.predictions import Predictions
+from wsibench.ranking.predictions import Kind, Predictions, read_permuted
 from wsibench.ranking.targets import target_rows
 from wsibench.regression import fold_spearman
 
