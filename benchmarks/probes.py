@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wsibench.core import Abmil
-    from wsibench.regression.probes.network import Tiles
+    from wsibench.regression.probes.abmil import Tiles
 
 FOLDS = 5
 GOAL_CPU_S, GOAL_GB, GOAL_RATIO, GOAL_EPOCH = 180, 2.0, 3.0, 1.7
@@ -124,7 +124,7 @@ def attention(way: str, network: str) -> dict:
     import torch
 
     from wsibench.core import Abmil
-    from wsibench.regression.probes.network import GatedAttention, Tiles
+    from wsibench.regression.probes.abmil import GatedAttention, Tiles
 
     torch.set_num_threads(1)
     size = NETWORKS[network]
@@ -257,7 +257,7 @@ def compare_attention(asked: argparse.Namespace) -> None:
     """Measure attention MIL each way, print the table."""
     import torch
 
-    from wsibench.regression.probes.network import product_type
+    from wsibench.regression.probes.abmil import product_type
 
     taken = str(product_type("auto", torch.device("cpu"))).removeprefix("torch.")
     ways = ["loop", "float32", *(["bfloat16"] if taken == "bfloat16" or asked.bfloat16 else [])]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from wsibench.regression import split_half as halves
+from wsibench.regression import cross_validation as halves
 
 
 @given(groups=st.lists(st.integers(0, 6), min_size=2, max_size=40), seed=st.integers(0, 99))

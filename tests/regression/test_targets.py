@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from wsibench.regression import Patients, make_probe, out_of_fold
-from wsibench.regression.targets import GeneSetProbe, measured_targets, predict_targets
+from wsibench.regression.cross_validation import GeneSetProbe, measured_targets, predict_targets
 
 N = 90
 FOLD = np.arange(N) % 3

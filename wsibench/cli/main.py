@@ -72,10 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("study")
     command.add_argument("--encoder", required=True, help="an encoder or a feature table of the study")
     command.add_argument("--probe", required=True, help="ridge, abmil, … (any probe that a study can have)")
-    command.add_argument("-o", "--output", required=True, metavar="FILE.safetensors", help="FILE.json comes beside it")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.safetensors", help="file to write")
 
     command = add(_predict, "apply a saved fit to the patients of a study", "colour.safetensors new-patients")
-    command.add_argument("fit", metavar="FILE.safetensors", help="a file of `wsibench fit`, with FILE.json beside it")
+    command.add_argument("fit", metavar="FILE.safetensors", help="a file of `wsibench fit`")
     command.add_argument("study", help="a study of the new patients; it needs no expression")
     command.add_argument("-o", "--output", metavar="FILE", help=".h5ad or .csv (default: predicted/ of the study)")
 
@@ -159,11 +159,10 @@ def _folds(asked: argparse.Namespace) -> int:
 def _fit(asked: argparse.Namespace) -> int:
     from wsibench.regression import saved
 
-    path, study = Path(asked.output), Study.load(asked.study)
-    beside = saved.description_path(path)  # a wrong name is refused before the work
+    path, study = saved.check_name(Path(asked.output), ".safetensors"), Study.load(asked.study)
     fitted = saved.fit(study, asked.encoder, asked.probe, **_accuracy(study, asked.encoder, asked.probe))
     saved.save(fitted, path)
-    print(f"{fitted}\nwrote     {path} ({path.stat().st_size / 1e6:.1f} MB) and {beside.name}")
+    print(f"{fitted}\nwrote     {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
@@ -194,7 +193,7 @@ def _predict(asked: argparse.Namespace) -> int:
 
     fitted, study = saved.load(Path(asked.fit)), Study.load(asked.study)
     path = Path(asked.output) if asked.output else study.predicted_h5ad(Path(asked.fit).stem)
-    saved.check_output(path)
+    saved.check_name(path, ".h5ad", ".csv")
     predicted = saved.predict(fitted, study)
     files = saved.write_predictions(predicted, path)
     print(f"{fitted}\n{saved.summary(predicted)}\nwrote     {' and '.join(map(str, files))}")

@@ -221,8 +221,6 @@ class Abmil(Section):
     epochs: int = Field(30, ge=1)
     patience: int = Field(10, ge=1)
     seeds: int = Field(3, ge=1)  # networks whose predictions are averaged
-    # Principal components of the training patients' expression that are predicted; null predicts every gene.
-    head_components: int | None = Field(None, ge=1)
     # Precision of products of tiles; ``auto`` is bfloat16 where the device multiplies it natively.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 

@@ -1,7 +1,7 @@
 """Uncertainty of mean correlations: confidence draws shared by all fits, and intervals, ranks and p-values from them.
 
 The functions take arrays. Samples of the evaluated patients show how much a score varies with them; draws from
-split-half refits add the variance from the choice of training patients (`wsibench.regression.split_half`).
+split-half refits add the variance from the choice of training patients (`wsibench.regression.cross_validation`).
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def training_draws(
     predicted
         Out-of-fold predictions of each fit, each (patients, genes).
     noise
-        Noise of each prediction from `wsibench.regression.split_half.training_noise`, each (patients, genes).
+        Noise of each prediction from `wsibench.regression.cross_validation.training_noise`, each (patients, genes).
     fold
         Fold of each patient, (patients,).
     clusters

@@ -24,11 +24,10 @@ from wsibench.assembly import (
 )
 from wsibench.core import Abmil, Artefact, Scheme, Study, StudyError, key_at, make_key, parallel_map, read_meta, writing
 from wsibench.regression import folds
-from wsibench.regression.cross_validation import OutOfFold, out_of_fold
+from wsibench.regression.cross_validation import OutOfFold, out_of_fold, predict_targets
 from wsibench.regression.metrics import fold_spearman
 from wsibench.regression.probes import make_probe, probe_spec
 from wsibench.regression.probes.base import Patients, Probe
-from wsibench.regression.targets import predict_targets
 
 __all__ = ["Fit", "check", "expected", "fits", "load", "not_applicable", "read_predictions", "regress"]
 
@@ -259,7 +258,6 @@ def _predictions(
         uns["curves"] = found.curves
     obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
     test = fold >= 0
-    assert found.noise is not None
     return anndata.AnnData(
         found.predicted[test],
         obs[test],

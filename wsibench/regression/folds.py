@@ -9,12 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
-from wsibench.assembly import contents
+from wsibench.assembly import contents, read_benchmark
 from wsibench.core import (
     Artefact,
     CohortError,
@@ -29,10 +27,15 @@ from wsibench.core import (
     writing,
 )
 from wsibench.regression.metrics import RESERVED
-from wsibench.regression.site_folds import assign_sites
 
 FORMAT = 4
 STAGE = "folds"
+SIZE_TOLERANCE = 0.01
+"""Share by which a fold may be larger or smaller than the mean; more where the sites allow no better."""
+SIZE_WEIGHT = 3.0
+"""Weight of the squared deviation of a fold's size, against that of its number of patients of a subtype."""
+JITTER = 0.6
+"""Share by which a site's size is varied at random to vary the order in which sites are assigned."""
 
 
 class UnevenFolds(UserWarning):
@@ -48,8 +51,7 @@ def assign(patients: pd.DataFrame, scheme: Scheme, n: int, seed: int) -> pd.Seri
 
     ``random-patient`` assigns shuffled patients in turn, subtype by subtype, so that fold sizes, and the number
     of patients of each subtype, differ by one at most.  ``preserved-site`` keeps every site in one fold [1]_,
-    with sizes and shares of subtypes as even as the sites allow.  Another seed gives other folds of about the
-    same balance, where the sites allow more than one such division.  ``external`` takes the folds from the column
+    with sizes and shares of subtypes as even as the sites allow.  ``external`` takes the folds from the column
     ``external``.
 
     Parameters
@@ -62,7 +64,8 @@ def assign(patients: pd.DataFrame, scheme: Scheme, n: int, seed: int) -> pd.Seri
     n
         Number of folds.
     seed
-        Seed of the order of patients or sites.
+        Seed of the order of patients or sites; another one gives other folds of about the same balance, where the
+        sites allow more than one such division.
 
     Returns
     -------
@@ -92,33 +95,61 @@ def assign(patients: pd.DataFrame, scheme: Scheme, n: int, seed: int) -> pd.Seri
     if faults := _faults(patients, scheme, n):
         raise faults[0]
     ordered = patients.sort_index()
-    rng = np.random.default_rng(seed)
-    if scheme == "random-patient":
-        folds = _random_folds(ordered["subtype"].to_numpy(str), n, rng)
-    else:
-        _warn_of_large_site(ordered["site"])
-        folds = assign_sites(ordered, n, rng)
+    divide_up = _random_folds if scheme == "random-patient" else _site_folds
+    folds = divide_up(ordered, n, np.random.default_rng(seed))
     return pd.Series(folds, index=ordered.index, name="fold", dtype=np.int64).loc[patients.index]
 
 
-def _random_folds(subtypes: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def _random_folds(patients: pd.DataFrame, n: int, rng: np.random.Generator) -> np.ndarray:
     """Assign shuffled patients to the folds in turn, one subtype after the other."""
-    order = rng.permutation(len(subtypes))
-    order = order[np.argsort(subtypes[order], kind="stable")]
-    folds = np.empty(len(subtypes), np.int64)
+    order = rng.permutation(len(patients))
+    order = order[np.argsort(patients["subtype"].to_numpy(str)[order], kind="stable")]
+    folds = np.empty(len(patients), np.int64)
     folds[order] = rng.permutation(n)[np.arange(len(order)) % n]
     return folds
 
 
-def _warn_of_large_site(site: pd.Series) -> None:
-    sizes = site.value_counts()
-    if sizes.iloc[0] > len(site) / 2:
+def _site_folds(patients: pd.DataFrame, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Assign whole sites to folds, by greedy assignment with random restarts.
+
+    Sites are assigned from about the largest to the smallest, each to the fold that it balances best.  Of many such
+    assignments, each in another random order, those with folds of about equal size are kept, and the one whose shares
+    of subtypes are closest to the cohort's is returned.
+    """
+    site, names = pd.factorize(patients["site"], sort=True)
+    by_subtype = pd.crosstab(patients["site"], patients["subtype"]).drop(columns="", errors="ignore")
+    counts = np.c_[np.bincount(site), by_subtype.loc[names]].astype(float)  # all patients, and those of each subtype
+    if counts[:, 0].max() > len(patients) / 2:
+        name, size = names[counts[:, 0].argmax()], int(counts[:, 0].max())
         warnings.warn(
-            f"Site {sizes.index[0]} has {sizes.iloc[0]} of {len(site)} patients: the fold that holds it out is "
+            f"Site {name} has {size} of {len(patients)} patients: the fold that holds it out is "
             "predicted by models of fewer than half of the patients, and weighs more than all other folds.",
             UnevenFolds,
             stacklevel=3,
         )
+    restarts = min(250 * len(names), 400_000 // len(names))
+    share, mean = counts[:, 1:].sum(axis=0) / max(1, counts[:, 1:].sum()), len(patients) / n
+
+    def excess(members: np.ndarray) -> np.ndarray:
+        return members[..., 1:] - members[..., 1:].sum(axis=-1, keepdims=True) * share
+
+    def cost(members: np.ndarray) -> np.ndarray:
+        return SIZE_WEIGHT * np.square(members[..., 0] - mean) + np.square(excess(members)).sum(axis=-1)
+
+    order = np.argsort(-counts[:, 0] * rng.uniform(1 - JITTER, 1 + JITTER, (restarts, len(names))), axis=1)
+    members, folds = np.zeros((restarts, n, counts.shape[1])), np.empty(order.shape, np.int64)
+    each = np.arange(restarts)
+    for step, chosen in enumerate(order.T):
+        added = cost(members + counts[chosen, None]) - cost(members)
+        if step < n:
+            added[members[..., 0] > 0] = np.inf  # the first sites open a fold each
+        folds[each, chosen] = added.argmin(axis=1)
+        members[each, folds[each, chosen]] += counts[chosen]
+    uneven = np.abs(members[..., 0] - mean).max(axis=1)
+    known = np.maximum(1, members[..., 1:].sum(axis=-1, keepdims=True))
+    unlike = np.abs(excess(members) / known).max(axis=(1, 2), initial=0)
+    unlike[uneven > max(uneven.min(), SIZE_TOLERANCE * mean)] = np.inf
+    return rng.permutation(n)[folds[unlike.argmin()]][site]
 
 
 def check_folds(patients: pd.DataFrame, settings: Folds) -> list[CohortError]:
@@ -223,27 +254,19 @@ def given(path: Path, patients: pd.DataFrame, scheme: Scheme, n_splits: int) -> 
     """
     table, names = read_rows(path), split_names(n_splits)
     if absent := [name for name in ["patient_id", *names] if name not in table]:
-        raise CohortError(
-            f"{path} has no column {some(absent)}; its columns are {some(list(table), 12)}.",
-            "Folds are a CSV with patient_id and, for each split, fold, fold_1, …; or lower folds.repeats.",
-        )
+        what = f"{path} has no column {some(absent)}; its columns are {some(list(table), 12)}."
+        raise CohortError(what, "Give patient_id and, for each split, fold, fold_1, …; or lower folds.repeats.")
     table = table.set_index("patient_id")[names]
     if twice := sorted(set(table.index[table.index.duplicated()])):
         raise CohortError(f"{path} lists {some(twice)} twice.", "Give a patient one row.")
-    without = patients.index.difference(table.index)
-    if len(without):
-        raise CohortError(
-            f"{path} has no fold for {len(without)} of {len(patients)} patients: {some(without)}.",
-            "Every patient of the benchmark needs one; patients of other cohorts may stay in it.",
-        )
+    if without := patients.index.difference(table.index).tolist():
+        what = f"{path} has no fold for {len(without)} of {len(patients)} patients: {some(without)}."
+        raise CohortError(what, "Every patient of the benchmark needs one; patients of other cohorts may stay in it.")
     table = table.loc[patients.index]
-    for name, column in table.items():
-        if not (valid := column.str.fullmatch(r"[0-9]{1,6}")).all():
-            first = column[~valid]
-            raise CohortError(
-                f"{path}: column {name} of patient {first.index[0]} is {first.iloc[0]!r}.",
-                "Folds are whole numbers from 0.",
-            )
+    valid = table.apply(lambda column: column.str.fullmatch(r"[0-9]{1,6}")).all(axis=1)
+    if wrong := table.index[~valid].tolist():
+        what = f"{path}: the folds of patient {wrong[0]} are {', '.join(table.loc[wrong[0]])!r}."
+        raise CohortError(what, "Folds are whole numbers from 0.")
     splits = table.astype(np.int64)
     for name, fold in splits.items():
         if fold.nunique() < 2:
@@ -297,19 +320,8 @@ def read(path: Path, patients: pd.Index | None = None) -> pd.DataFrame:
     return splits.loc[patients]
 
 
-# Stage
-
-
 def expected(study: Study) -> list[Artefact]:
-    """List one table of folds for each scheme, with its key.
-
-    Raises
-    ------
-    NotReady
-        When the benchmark has not been assembled.
-    CohortError
-        When a table of folds that study.yaml gives does not exist.
-    """
+    """List one table of folds for each scheme, with its key, or raise `NotReady` without a benchmark."""
     patients = contents(study)["patients"]  # other encoders or expression leave the folds as they are
     artefacts = []
     for scheme in study.folds.schemes:
@@ -324,11 +336,9 @@ def expected(study: Study) -> list[Artefact]:
 
 def _given_path(study: Study, scheme: Scheme) -> Path:
     path = study.resolve(study.folds.given[scheme])
-    if path == study.folds_csv(scheme).resolve():
-        what = f"study.yaml gives {path} as folds, which the study itself writes."
-        raise CohortError(what, "Copy it, and give the copy.")
-    if not path.is_file():
-        raise CohortError(f"There is no table of folds {path}.", "Correct `folds: {given: …}` in study.yaml.")
+    if not path.is_file() or path == study.folds_csv(scheme).resolve():
+        what = f"There is no table of folds {path}, or the study itself writes it."
+        raise CohortError(what, "Correct `folds: {given: …}` in study.yaml.")
     return path
 
 
@@ -349,8 +359,7 @@ def divide(study: Study) -> dict[Scheme, pd.DataFrame]:
     -----
     UnevenFolds, SameFolds
     """
-    with h5py.File(study.benchmark_h5ad) as file:
-        patients = read_elem(file["obs"])
+    patients = read_benchmark(study.benchmark_h5ad).obs
     for scheme, artefact in zip(study.folds.schemes, expected(study), strict=True):
         if artefact.due():
             if scheme in study.folds.given:
@@ -381,15 +390,7 @@ def _splits(study: Study, scheme: Scheme, patients: pd.DataFrame) -> pd.DataFram
 
 
 def export(study: Study, scheme: Scheme, path: Path) -> None:
-    """Copy the folds of the scheme `scheme` of a study to the CSV file `path`, which another study can be given.
-
-    Raises
-    ------
-    NotReady
-        When they have not been made.
-    CohortError
-        When the study has no such scheme.
-    """
+    """Copy the folds of the scheme `scheme` of a study to the CSV file `path`, which another study can be given."""
     if scheme not in study.folds.schemes:
         raise CohortError(f"The study {study.name} has no {scheme} folds.", f"It has {', '.join(study.folds.schemes)}.")
     key_at(study.folds_csv(scheme))

@@ -1,47 +1,34 @@
-"""Saved fits: a probe fitted on all patients of a study, written to two files, and applied to new patients.
+"""Saved fits: a probe fitted on all patients of a study, kept in one file, and applied to new patients.
 
-``<name>.safetensors`` holds arrays; ``<name>.json`` describes them: settings of the features, genes, cohort and
-accuracy.  Nothing in them is executed.
+The file is in the safetensors format; its header holds, as JSON, what is known beside the arrays.  Nothing in it is
+executed.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors.numpy
 from anndata import AnnData
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
 
 from wsibench import assembly, cohort, embedding, tiling
-from wsibench.core import (
-    Artefact,
-    CohortError,
-    FitError,
-    NotReady,
-    Scheme,
-    Study,
-    digest,
-    read_failures,
-    replacing,
-    some,
-    versions,
-    write_text,
-)
+from wsibench.core import FitError, NotReady, Scheme, Study, digest, replacing, some, versions
 from wsibench.regression import folds
 from wsibench.regression.probes import make_probe, probe_spec
-from wsibench.regression.probes.base import Fitted, Patients
+from wsibench.regression.probes.base import Arrays, Fitted, Patients
 
-FORMAT = 2
-SCORES = ["rho", "p", "q"]  # out-of-fold scores of a gene in the training study, which its predictions carry
+FORMAT = 3
 
 
-class Description(BaseModel):
-    """Description of a saved fit, as its JSON file holds it."""
+class SavedFit(BaseModel):
+    """A probe fitted on all patients of a study, with what is needed to apply and to judge it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     format: str
     encoder: str
@@ -56,53 +43,38 @@ class Description(BaseModel):
     trained_on: dict[str, str | int]  # study, study_key, n_patients, n_sites
     scheme: str  # folds of scores and accuracy
     accuracy: dict[str, float] | None  # out-of-fold mean_rho and, unless there are too few sites, ci_low and ci_high
-    genes: list[str]
-    scores: dict[str, list[float | None]]
+    scores: dict[str, list[float | None]]  # out-of-fold rho, p and q of every gene, None where not measured
     versions: dict[str, str]
-    arrays_sha256: str
+    arrays: Arrays = Field({}, exclude=True)
 
     @property
     def key(self) -> str:
-        """Digest of the description and, through arrays_sha256, of the arrays."""
-        return digest(self.model_dump(mode="json"))
-
-
-class _File(BaseModel):
-    key: str
-    fit: Description
-
-
-@dataclass(frozen=True)
-class SavedFit:
-    """A fitted probe: its description, and its arrays in the safetensors format."""
-
-    description: Description
-    arrays: bytes
+        """Digest of all that the file holds."""
+        return digest([self.model_dump(mode="json"), hashlib.sha256(to_bytes(self.arrays)).hexdigest()])
 
     @property
     def fitted(self) -> Fitted:
         """Restore the probe."""
-        probe = probe_spec(self.description.probe).probe_class
-        return probe.restore(safetensors.numpy.load(self.arrays), self.description.facts)
+        return probe_spec(self.probe).probe_class.restore(self.arrays, self.facts)
 
     @property
     def genes(self) -> pd.DataFrame:
-        """Scores of the genes in the training study; NaN where they were not measured."""
-        index = pd.Index(self.description.genes, name="gene", dtype=object)
-        return pd.DataFrame(self.description.scores, index, SCORES, dtype=np.float64)
+        """Scores of the genes in the training study: rho, p, q; NaN where they were not measured."""
+        table = pd.DataFrame(list(self.scores.values()), list(self.scores), ["rho", "p", "q"], dtype=np.float64)
+        return table.rename_axis("gene")
 
     def __str__(self) -> str:
         """Summarise the fit for a terminal."""
-        info, accuracy = self.description, "not measured: rank this encoder and probe in the study, then fit again"
-        if info.accuracy:
-            low, high = info.accuracy.get("ci_low"), info.accuracy.get("ci_high")
+        accuracy, of = "not measured: rank this encoder and probe in the study, then fit again", self.trained_on
+        if self.accuracy:
+            low, high = self.accuracy.get("ci_low"), self.accuracy.get("ci_high")
             interval = "too few sites for an interval" if low is None else f"[{low:.3f}, {high:.3f}]"
-            accuracy = f"out-of-fold mean ρ {info.accuracy['mean_rho']:.3f}, {interval} ({info.scheme})"
-        trained_on = "{n_patients} patients of {n_sites} sites (study {study}, key {study_key})"
+            accuracy = f"out-of-fold mean ρ {self.accuracy['mean_rho']:.3f}, {interval} ({self.scheme})"
         return (
-            f"{info.probe} on {info.encoder} ({info.width} wide), {len(info.genes)} genes, fitted on "
-            f"{trained_on.format(**info.trained_on)}\naccuracy  {accuracy}\n"
-            f"licence   {info.encoder}: {info.licence}; read its terms before you share this fit"
+            f"{self.probe} on {self.encoder} ({self.width} wide), {len(self.scores)} genes, fitted on "
+            f"{of['n_patients']} patients of {of['n_sites']} sites (study {of['study']}, key {of['study_key']})\n"
+            f"accuracy  {accuracy}\n"
+            f"licence   {self.encoder}: {self.licence}; read its terms before you share this fit"
         )
 
 
@@ -138,52 +110,39 @@ def fit(
     StudyError
         For an unknown probe.
     """
-    spec = probe_spec(probe)
     if study.parts:
         raise FitError(
             f"{study.name} tests one study on another: fitted on all, a probe would have seen its test patients.",
             f"Fit on its training study: wsibench fit {study.train} …",
         )
-    _check_encoder(study, encoder, probe)
+    _check_features(study, encoder, probe)
     if any(artefact.due() for artefact in assembly.expected(study)):
         raise NotReady(f"{study.benchmark_h5ad} is due.", f"Run `wsibench run {study.name} --to 04`.")
     benchmark, scheme = assembly.read_benchmark(study.benchmark_h5ad), primary_scheme(study)
-    obs, mean, made = benchmark.obs, benchmark.obsm[encoder], benchmark.uns["wsibench"]
-    patients = _patients(study, probe, encoder, obs, mean, folds.inner_groups(obs, scheme))
+    made, table = benchmark.uns["wsibench"], encoder in study.features
+    patients = _patients(study, probe, encoder, benchmark.obs, benchmark.obsm[encoder], scheme)
     fitted = make_probe(probe, study.abmil).fit(patients, benchmark.X, seed=study.folds.seed)
     arrays, facts = fitted.arrays()
-    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    known = pd.DataFrame(scores, benchmark.var_names, SCORES, dtype=object)
-    n_sites = len(set(obs["site"]) - {""})
-    description = Description(
-        format=f"{FORMAT}.{spec.format}",
+    known = pd.DataFrame(scores, benchmark.var_names, ["rho", "p", "q"], dtype=object)
+    n_sites = len(set(benchmark.obs["site"]) - {""})
+    return SavedFit(
+        format=f"{FORMAT}.{probe_spec(probe).format}",
         encoder=encoder,
-        licence="unknown" if encoder in study.features else embedding.encoder(encoder, study).licence,
+        licence="unknown" if table else embedding.encoder(encoder, study).licence,
         probe=probe,
         chosen=fitted.chosen,
         facts=facts,
         settings=made["settings"][encoder],
-        width=mean.shape[1],
-        columns=list(made["columns"][encoder]) if encoder in study.features else None,
+        width=patients.mean.shape[1],
+        columns=list(made["columns"][encoder]) if table else None,
         unit=study.expression.unit,
-        trained_on={"study": study.name, "study_key": study.key, "n_patients": benchmark.n_obs, "n_sites": n_sites},
+        trained_on={"study": study.name, "study_key": study.key, "n_patients": len(patients), "n_sites": n_sites},
         scheme=scheme,
         accuracy=accuracy,
-        genes=benchmark.var_names.tolist(),
-        scores=known.where(known.notna(), None).to_dict("list"),
+        scores=dict(zip(known.index, known.where(known.notna(), None).to_numpy().tolist(), strict=True)),
         versions=versions(),
-        arrays_sha256=hashlib.sha256(content).hexdigest(),
+        arrays={name: np.ascontiguousarray(array) for name, array in arrays.items()},
     )
-    return SavedFit(description, content)
-
-
-def _patients(
-    study: Study, probe: str, encoder: str, obs: pd.DataFrame, mean: np.ndarray, groups: np.ndarray
-) -> Patients:
-    patients = Patients(obs.index.to_numpy(str), groups, mean)
-    if probe_spec(probe).needs == "bags":
-        return replace(patients, bags=assembly.read_bags(obs, assembly.feature_folders(study, encoder)))
-    return patients
 
 
 def primary_scheme(study: Study) -> Scheme:
@@ -191,70 +150,36 @@ def primary_scheme(study: Study) -> Scheme:
     return "preserved-site" if "preserved-site" in study.folds.schemes else study.folds.schemes[0]
 
 
-# The two files
-
-
-def description_path(path: Path) -> Path:
-    """Path of the JSON beside a safetensors file.
-
-    Raises
-    ------
-    FitError
-        For a file of another name.
-    """
-    if path.suffix != ".safetensors":
-        raise FitError(f"A fit is not written as {path}.", "Name it something.safetensors.")
-    return path.with_suffix(".json")
+def check_name(path: Path, *suffixes: str) -> Path:
+    """Return the path of a file to write, or raise `FitError` if it ends in none of the suffixes."""
+    if path.suffix not in suffixes:
+        raise FitError(f"{path.name} does not end in {' or '.join(suffixes)}.", "Name the file so.")
+    return path
 
 
 def save(saved: SavedFit, path: Path) -> None:
-    """Write ``<name>.safetensors`` and ``<name>.json``."""
-    beside = description_path(path)
-    with replacing(path) as temporary:
-        temporary.write_bytes(saved.arrays)
-    write_text(beside, _File(key=saved.description.key, fit=saved.description).model_dump_json(indent=1) + "\n")
+    """Write a fit to ``<name>.safetensors``."""
+    with replacing(check_name(path, ".safetensors")) as temporary:
+        temporary.write_bytes(to_bytes(saved.arrays, {"key": saved.key, "fit": saved.model_dump_json()}))
 
 
 def load(path: Path) -> SavedFit:
-    """Read a fit, and check that its two files are whole and belong together.
-
-    Raises
-    ------
-    FitError
-        When a file is missing, damaged, or of a format that this version does not read.
-    """
-    beside = description_path(path)
-    for each in (path, beside):
-        if not each.is_file():
-            raise FitError(f"There is no file {each}.", "A fit is two files, side by side: copy both.")
-    again = "Copy both files again from where they were made."
+    """Read a fit, or raise `FitError` if the file is missing, damaged, or of another version."""
     try:
-        file = _File.model_validate_json(beside.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FitError(f"{beside} is not a description that `wsibench fit` wrote: {first['msg']}.", again) from None
-    description, arrays = file.fit, path.read_bytes()
-    if (file.key, description.arrays_sha256) != (description.key, hashlib.sha256(arrays).hexdigest()):
-        raise FitError(f"{path} and {beside.name} have been cut off or changed, or belong to different fits.", again)
-    if description.format != f"{FORMAT}.{probe_spec(description.probe).format}":
-        made_by = description.versions.get("wsibench")
-        raise FitError(f"{path} is of another format ({description.format}).", f"Use wsibench {made_by}, or fit again.")
-    saved, ids = SavedFit(description, arrays), np.array(["any"])
-    zeros = np.zeros((1, description.width), np.float32)
-    try:  # Inconsistent arrays raise all kinds of errors.
-        pd.DataFrame(saved.fitted.predict(Patients(ids, ids, zeros, [zeros])), columns=saved.genes.index)
-    except Exception as error:
-        raise FitError(f"{path} does not hold the arrays of a fitted {description.probe}: {error}.", again) from None
+        with safe_open(path, "numpy") as file:
+            header, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        saved = SavedFit.model_validate_json(header.get("fit", "")).model_copy(update={"arrays": arrays})
+    except (OSError, SafetensorError, ValidationError) as error:
+        what = f"{path} is not a fit that this version of `wsibench fit` wrote: {str(error).splitlines()[0]}."
+        raise FitError(what, "Copy it again from where it was made, or fit again.") from None
+    if (saved.format, saved.key) != (f"{FORMAT}.{probe_spec(saved.probe).format}", header.get("key")):
+        what = f"{path} is damaged or of another format ({saved.format}, of wsibench {saved.versions.get('wsibench')})."
+        raise FitError(what, "Copy it again from where it was made, or fit again.")
     return saved
 
 
-# New patients
-
-
 def predict(saved: SavedFit, study: Study) -> AnnData:
-    """Predict the expression of a study's patients.
-
-    Tiles and features that are due are made first.  The study needs no expression.
+    """Predict the expression of a study's patients; tiles and features that are due are made first.
 
     Returns
     -------
@@ -266,124 +191,93 @@ def predict(saved: SavedFit, study: Study) -> AnnData:
     Raises
     ------
     FitError
-        When the features were made with other settings than those of the fit, or lack columns of its table.
-    CohortError
-        When no patient has features, or values are missing.
+        When the features were made with other settings than those of the fit, or a table lacks columns or values.
     """
-    info, name = saved.description, saved.description.encoder
+    name = saved.encoder
     # Controls that study.yaml does not name would be embedded for nothing.
     study = study.model_copy(update={"controls": []}) if study.controls is None else study
-    _check_encoder(study, name, info.probe)
-    _check_settings(saved, study)
+    _check_features(study, name, saved.probe, saved)
     cohort.build(study)
-    rows = cohort.read_cohort(study).assign(used=True, n_tiles=0)
+    slides = cohort.read_cohort(study).assign(used=True, n_tiles=0)
     if name in study.features:
-        mean = _table(info, study, rows)
+        mean = _table(saved, study, slides)
     else:
-        rows["used"] = _embedded(study, name, rows)
-        _check_settings(saved, study)
-        slides = rows[rows["used"]].assign(path=lambda used: [study.features_h5(name, s) for s in used["slide_id"]])
-        mean, n_tiles = assembly.mean_features(slides, label=f"pooling {name}")
-        rows["n_tiles"] = rows["slide_id"].map(n_tiles)
-    obs = assembly.patient_table(rows, pd.Index([each for each in rows["patient_id"].unique() if each in mean.index]))
-    if obs.empty or mean.shape[1] != info.width:
+        slides["used"] = slides["slide_id"].isin(_embedded(study, name))
+        _check_features(study, name, saved.probe, saved)  # by now the weights are known
+        slides["path"] = [study.features_h5(name, slide) for slide in slides["slide_id"]]
+        mean, n_tiles = assembly.mean_features(slides[slides["used"]], label=f"pooling {name}")
+        slides["n_tiles"] = slides["slide_id"].map(n_tiles)
+    obs = assembly.patient_table(
+        slides, pd.Index([each for each in slides["patient_id"].unique() if each in mean.index])
+    )
+    if obs.empty or mean.shape[1] != saved.width:
         raise FitError(
             f"{name} has {mean.shape[1]} features of {len(obs)} patients in study {study.name}; the fit reads "
-            f"{info.width}.",
+            f"{saved.width}.",
             f"Features have to be made by the same encoder; slides that failed are in {study.failures_csv}.",
         )
-    ids = obs.index.to_numpy(str)
-    x = saved.fitted.predict(_patients(study, info.probe, name, obs, mean.loc[ids].to_numpy(np.float32), ids))
-    uns = info.model_dump(include={"encoder", "probe", "unit", "trained_on", "accuracy"}, exclude_none=True)
-    uns |= {"fit": info.key, "study": study.name, "study_key": study.key}
-    uns["left_out"] = np.array(sorted(set(rows["patient_id"]) - set(ids)), dtype=str)
+    features = mean.loc[obs.index].to_numpy(np.float32)
+    x = saved.fitted.predict(_patients(study, saved.probe, name, obs, features, "random-patient"))
+    left_out = np.array(sorted(set(slides["patient_id"]) - set(obs.index)), dtype=str)
+    uns = saved.model_dump(include={"encoder", "probe", "unit", "trained_on", "accuracy"}, exclude_none=True)
+    uns |= {"fit": saved.key, "study": study.name, "study_key": study.key, "left_out": left_out}
     return AnnData(x, obs[["site", "n_slides", "n_tiles"]], saved.genes, uns={"wsibench": uns})
 
 
-def _check_encoder(study: Study, name: str, probe: str) -> None:
-    """Refuse features that the study does not have or the probe cannot read, and controls without slides."""
+def _patients(study: Study, probe: str, name: str, obs: pd.DataFrame, mean: np.ndarray, scheme: Scheme) -> Patients:
+    patients = Patients(obs.index.to_numpy(str), folds.inner_groups(obs, scheme), mean)
+    if probe_spec(probe).needs == "bags":
+        return replace(patients, bags=assembly.read_bags(obs, assembly.feature_folders(study, name)))
+    return patients
+
+
+def _check_features(study: Study, name: str, probe: str, saved: SavedFit | None = None) -> None:
+    """Refuse features that the study lacks, the probe cannot read, or that have other settings than those of a fit."""
     names = [*assembly.tile_feature_names(study), *(study.features if probe_spec(probe).needs == "mean" else [])]
     if name not in names:
         raise FitError(
             f"Study {study.name} has no features of {name!r} that {probe} can read; it has: {', '.join(names)}.",
             f"Add it to `encoders` or `features` of {study.study_yaml}.",
         )
-
-
-def _check_settings(saved: SavedFit, study: Study) -> None:
-    """Refuse features that were made with other settings; before weights are known, nothing is refused."""
-    info = saved.description
-    if assembly.settings_key(study, info.encoder) not in (info.settings, None):
+    # Settings are not known (None) before the weights are.
+    if saved and assembly.settings_key(study, name) not in (saved.settings, None):
         raise FitError(
-            f"The features of {info.encoder} in study {study.name} are made with other settings than those of the fit.",
-            f"Use the encoder, weights, `tiles` and `embedding` of study {info.trained_on['study']} in "
+            f"The features of {name} in study {study.name} are made with other settings than those of the fit.",
+            f"Use the encoder, weights, `tiles` and `embedding` of study {saved.trained_on['study']} in "
             f"{study.study_yaml}.",
         )
 
 
-def _table(info: Description, study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+def _table(saved: SavedFit, study: Study, slides: pd.DataFrame) -> pd.DataFrame:
     """Read the columns of a feature table that the fit was made on."""
-    settings, wanted = study.features[info.encoder], info.columns or []
+    settings = study.features[saved.encoder]
     path = study.resolve(settings.table)
-    values = assembly.table_features(path, rows, settings, info.encoder)
-    if lacking := [column for column in wanted if column not in values]:
-        raise FitError(
-            f"{path} lacks {len(lacking)} of the {len(wanted)} columns that the fit needs: {some(lacking)}.",
-            "Give a table with the column names of the training study.",
-        )
-    incomplete = values.index[values[wanted].isna().any(axis=1)]
-    if len(incomplete):
-        raise CohortError(
-            f"{path}: {len(incomplete)} patients miss values that the fit needs: {some(incomplete)}.",
-            "Impute missing values, or leave these patients out.",
-        )
-    return values[wanted]
+    values = assembly.table_features(path, slides, settings, saved.encoder).reindex(columns=saved.columns)
+    if lacking := values.columns[values.isna().any()].tolist():
+        what = f"{path} lacks columns or values that the fit needs: {some(lacking)}."
+        raise FitError(what, "Name columns as in the training study; impute missing values, or leave patients out.")
+    return values
 
 
-def _embedded(study: Study, name: str, rows: pd.DataFrame) -> list[bool]:
-    """Make tiles and features that are due, and return for each slide of the cohort if it has features."""
-    folder = study.features_h5(name, "any").parent
-
-    def due(artefacts: list[Artefact]) -> bool:
-        failed = {row.key for row in read_failures(study.failures_csv)}
-        return any(artefact.due() for artefact in artefacts if artefact.key not in failed)
-
-    def features() -> list[Artefact]:
-        return [artefact for artefact in embedding.expected(study) if artefact.path.parent == folder]
-
+def _embedded(study: Study, name: str) -> pd.Series:
+    """Make tiles and features that are due, and list the slides that have features."""
     # Slides of a streamed cohort are tiled as they are embedded.
-    if not tiling.not_applicable(study) and due(tiling.expected(study)):
+    if not tiling.not_applicable(study) and any(artefact.due() for artefact in tiling.expected(study)):
         tiling.tile_slides(study)
-    if study.streamed or due(features()):
-        embedding.embed_slides(study)
-    current = {artefact.path for artefact in features() if not artefact.due()}
-    return [study.features_h5(name, slide) in current for slide in rows["slide_id"]]
-
-
-def check_output(path: Path) -> None:
-    """Refuse a file name that predictions are not written under.
-
-    Raises
-    ------
-    FitError
-        For a name that ends neither in .h5ad nor in .csv.
-    """
-    if path.suffix not in (".h5ad", ".csv"):
-        raise FitError(f"Predictions are not written as {path.name}.", "Name a file that ends in .h5ad or .csv.")
+    made = embedding.embed_slides(study)
+    return made.loc[made["encoder"] == name, "slide_id"]
 
 
 def write_predictions(predicted: AnnData, path: Path) -> list[Path]:
     """Write predictions as .h5ad or .csv; beside a CSV, ``<name>.genes.csv`` holds the scores of the genes."""
-    check_output(path)
-    if path.suffix == ".h5ad":
-        with replacing(path) as temporary:
+    with replacing(check_name(path, ".h5ad", ".csv")) as temporary:
+        if path.suffix == ".h5ad":
             predicted.write_h5ad(temporary, convert_strings_to_categoricals=False)
-        return [path]
+            return [path]
+        predicted.to_df().to_csv(temporary, index_label="patient_id")
     genes = path.with_suffix(".genes.csv")
     with replacing(genes) as temporary:
         predicted.var.to_csv(temporary, index_label="gene")
-    with replacing(path) as temporary:
-        predicted.to_df().to_csv(temporary, index_label="patient_id")
     return [path, genes]
 
 

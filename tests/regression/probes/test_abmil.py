@@ -9,10 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from wsibench.core import Abmil as Settings
 from wsibench.regression.metrics import fold_spearman
-from wsibench.regression.probes import network
-from wsibench.regression.probes.abmil import Abmil, Projection, Targets, train_epoch
-from wsibench.regression.probes.base import Patients
-from wsibench.regression.probes.network import GatedAttention, Tiles, dropout, product_type
+from wsibench.regression.probes.abmil import Abmil, GatedAttention, Tiles, dropout, product_type
+from wsibench.regression.probes.base import Patients, Projection
 from wsibench.regression.probes.ridge import Ridge
 
 SMALL = Settings(seeds=1, epochs=4, embed=16, attention=8)
@@ -58,21 +56,6 @@ def test_gradients_of_packed_bags_are_those_of_a_loop(bags):
         gradients.append([p.grad.clone() for p in model.parameters()])
     for packed, looped in zip(*gradients, strict=True):
         torch.testing.assert_close(packed, looped, rtol=1e-4, atol=1e-5)
-
-
-def test_a_step_is_the_same_in_parts_that_fit_the_cache(bags, monkeypatch):
-    tiles, wanted, trained = Tiles.pack(bags, torch.device("cpu")), torch.randn(4, 7), []
-    for most in (4096, 8):
-        monkeypatch.setattr(network, "TILES_IN_CACHE", most)
-        torch.manual_seed(0)
-        model = GatedAttention(5, 7, SMALL.model_copy(update={"dropout": 0}))
-        optimiser = torch.optim.SGD(model.parameters(), 0.1)
-        schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
-        losses = [train_epoch(model, tiles, wanted, [np.arange(4)], optimiser, schedule) for _ in range(3)]
-        trained.append([torch.tensor(losses), *model.parameters()])
-    assert len(tiles.parts(np.arange(4))) == 4
-    for whole, parted in zip(*trained, strict=True):
-        torch.testing.assert_close(whole, parted)
 
 
 def test_tiles_in_bfloat16_give_nearly_what_float32_gives(bags):
@@ -209,53 +192,12 @@ def test_projection_is_standardisation_times_components():
     np.testing.assert_allclose(projection.transform(tiles), expected, atol=1e-4)
 
 
-def low_rank(rng, n=150, tiles=12, genes=120):
-    """Patients whose expression is three latents, mixed, and noise of each gene."""
-    latents = rng.normal(size=(n, 3))
-    loading = rng.normal(size=(3, 16))
-    bags = [(row @ loading + 1.5 * rng.normal(size=(tiles, 16))).astype(np.float32) for row in latents]
-    y = latents @ rng.normal(size=(3, genes)) + 3 * rng.normal(size=(n, genes))
-    ids = np.arange(n).astype(str)
-    return Patients(ids, ids, None, bags), y.astype(np.float32)
-
-
-def test_a_head_of_components_does_as_well_on_expression_of_low_rank():
-    patients, y = low_rank(np.random.default_rng(0))
-    train, held = np.arange(100), np.arange(100, 150)
-    rho = {}
-    for components in (None, 3):
-        settings = Settings(seeds=1, epochs=15, embed=32, attention=16, head_components=components)
-        fitted = Abmil(settings).fit(patients.take(train), y[train])
-        assert fitted.networks[0].model.head.out_features == (components or y.shape[1])
-        predicted = fitted.predict(patients.take(held))
-        rho[components] = fold_spearman(y[held], predicted, np.zeros(50)).mean().mean()
-        if components:
-            z = (predicted - y[train].mean(axis=0)) / y[train].std(axis=0)
-            assert np.linalg.matrix_rank(z - z.mean(axis=0), tol=1e-2) == components
-    assert rho[None] > 0.25
-    assert rho[3] >= rho[None] - 0.01
-
-
-def test_targets_of_components_stand_for_the_expression_they_came_from():
-    rng = np.random.default_rng(0)
-    y = (5 + rng.normal(size=(40, 3)) @ rng.normal(size=(3, 90))).astype(np.float32)
-    y[:, 7] = 2.5
-    targets = Targets.fit(y, 3)
-    components = targets.transform(y)
-    assert components.shape == (40, 3)
-    assert np.square(components).mean() == pytest.approx(1, rel=0.05)
-    np.testing.assert_allclose(targets.invert(components), y, atol=1e-3)
-    assert Targets.fit(y, 40).components is None
-    nothing = Targets.fit(np.full((10, 4), 3.0), 2)
-    np.testing.assert_array_equal(nothing.invert(nothing.transform(np.full((2, 4), 9.0))), 3)
-
-
 def test_patients_who_select_the_epoch_train_nothing(make_demo_like):
     """With one epoch there is nothing to select: then the expression of those held out inside changes nothing."""
     cohort = make_demo_like(n=12, tiles=4, dim=6)
     patients, y = cohort.patients, cohort.y[:, ::20]
     patients = Patients(patients.ids, patients.ids, None, patients.bags)
-    probe = Abmil(SMALL.model_copy(update={"epochs": 1, "head_components": 3}))
+    probe = Abmil(SMALL.model_copy(update={"epochs": 1}))
     plain, unchanged = probe.fit(patients, y).predict(patients), 0
     for i in range(12):
         other = y.copy()

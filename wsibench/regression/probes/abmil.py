@@ -1,25 +1,163 @@
-"""Gated attention multiple-instance learning for all genes at once, and a multilayer perceptron of the same network."""
+"""Gated attention multiple-instance learning for all genes at once, and a multilayer perceptron of the same network.
 
-from collections.abc import Iterator, Sequence
+The network is that of Ilse, Tomczak & Welling 2018:
+
+    embedding   h = dropout(relu(x E))                      each tile
+    attention   a = softmax over a patient's tiles of w · (tanh(h V) ∘ sigmoid(h U))
+    head        ŷ = (Σ a h) B + b                           each patient, all targets
+
+Bags are not padded: the tiles of a batch of patients are concatenated into one matrix, and sums over a patient's
+tiles are segment sums.  The products with E, V and U are most of the work, and are computed in the type of the tiles:
+float32 or bfloat16.  Softmax, sums over tiles and the head are always float32, since a sum over a thousand tiles would
+lose too many digits in bfloat16.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from wsibench.core import Abmil as AbmilSettings
 from wsibench.regression.metrics import centred_midranks
-from wsibench.regression.probes.base import Arrays, Patients, Scaler, hold_out_groups
-from wsibench.regression.probes.network import GatedAttention, Tiles, product_type
+from wsibench.regression.probes.base import Arrays, Patients, Projection, Scaler, hold_out_groups
 
 HELD_OUT = 0.15
 """Share of the training patients that is held out to select the epoch."""
-TILES_PER_CALL = 512
-"""Tiles that are predicted in one call, of as many patients as that takes."""
+
+
+class GatedAttention(nn.Module):
+    """Network from the concatenated tiles of some patients to one prediction a patient.
+
+    Parameters
+    ----------
+    width
+        Number of features of a tile.
+    targets
+        Number of targets.
+    settings
+        Sizes of the layers and dropout.
+    """
+
+    def __init__(self, width: int, targets: int, settings: AbmilSettings) -> None:
+        super().__init__()
+        self.dropout = settings.dropout
+        self.embed = nn.Linear(width, settings.embed)
+        self.tanh = nn.Linear(settings.embed, settings.attention)
+        self.gate = nn.Linear(settings.embed, settings.attention)
+        self.score = nn.Linear(settings.attention, 1, bias=False)
+        self.head = nn.Linear(settings.embed, targets)
+        # Targets are standardised: zero is the mean of every gene, and a head of zeros predicts it.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tiles: Tensor, bag: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Predict some patients.
+
+        Parameters
+        ----------
+        tiles
+            (tiles, width), one patient after the other, in the type to multiply in.
+        bag
+            Position in 0 … n − 1 of each tile's patient, (tiles,).
+        n
+            Number of patients.
+
+        Returns
+        -------
+        predictions, attention
+            float32 (n, targets) and (tiles,).
+        """
+        h = torch.relu(_linear(self.embed, tiles))
+        if self.training and self.dropout:
+            h = dropout(h, self.dropout)
+        gated = torch.tanh(_linear(self.tanh, h).float()) * torch.sigmoid(_linear(self.gate, h).float())
+        attention = segment_softmax(self.score(gated).squeeze(1), bag, n)
+        weighted = h.float() * attention[:, None]
+        return self.head(weighted.new_zeros(n, h.shape[1]).index_add(0, bag, weighted)), attention
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer in the type of `x`; its own weights stay float32."""
+    return nn.functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+
+
+def dropout(h: Tensor, share: float) -> Tensor:
+    """Inverted dropout from 16 random bits an element.
+
+    torch's own draws one element at a time, which on a CPU takes longer than the products of a narrow network.
+    """
+    words = torch.empty(-(-h.numel() // 4), dtype=torch.int64, device=h.device).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: h.numel()].view_as(h)
+    return h * (bits >= round(share * 2**16) - 2**15).to(h.dtype).div_(1 - share)
+
+
+def segment_softmax(score: Tensor, bag: Tensor, n: int) -> Tensor:
+    """Softmax within each bag.
+
+    Parameters
+    ----------
+    score
+        (tiles,).
+    bag
+        Position in 0 … n − 1 of each tile's bag, (tiles,).
+    n
+        Number of bags.
+    """
+    largest = score.new_full((n,), -torch.inf).scatter_reduce(0, bag, score.detach(), "amax")
+    weight = torch.exp(score - largest[bag])
+    return weight / score.new_zeros(n).index_add(0, bag, weight)[bag]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Concatenated tiles of some patients."""
+
+    x: Tensor
+    """(tiles, width), in the order of the patients."""
+    start: np.ndarray
+    """Position of each patient's first tile and, last, the number of tiles, (n + 1,)."""
+
+    @classmethod
+    def pack(cls, bags: list[np.ndarray], device: torch.device, dtype: torch.dtype = torch.float32) -> "Tiles":
+        """Concatenate bags.
+
+        Parameters
+        ----------
+        bags
+            (tiles, width) of each patient.
+        device, dtype
+            Device and type of the tensor.
+        """
+        x = torch.from_numpy(np.concatenate(bags)).to(device, dtype)
+        return cls(x, np.cumsum([0, *map(len, bags)]))
+
+    def batch(self, patients: np.ndarray) -> tuple[Tensor, Tensor, int]:
+        """Arguments of `GatedAttention` for the patients at these positions."""
+        ranges = [np.arange(self.start[i], self.start[i + 1]) for i in patients]
+        bag = np.repeat(np.arange(len(patients)), [len(tiles) for tiles in ranges])
+        index = torch.from_numpy(np.concatenate(ranges)).to(self.x.device)
+        return self.x.index_select(0, index), torch.from_numpy(bag).to(self.x.device), len(patients)
+
+
+def product_type(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
+    """Choose the type that products of tiles are computed in.
+
+    ``auto`` is bfloat16 where the device has instructions that multiply it, and float32 elsewhere: without
+    them a CPU takes thirty times as long for the same product.
+    """
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # torch releases that cannot report the CPU's instructions stay with float32.
+        has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = torch.backends.mkldnn.is_available() and (has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
 
 
 @dataclass(frozen=True)
@@ -90,12 +228,11 @@ class FittedAbmil:
         All tiles are used, however many were trained on, and every bag is read once.
         """
         expression, attention = [], []
-        for bags in _batches(_bags(patients, self.needs)):
-            each = [network.apply(bags) for network in self.networks]
+        for bag in _bags(patients, self.needs):
+            each = [network.apply(bag) for network in self.networks]
             expression.append(np.stack([y for y, _ in each]))
-            ends = np.cumsum([len(bag) for bag in bags])
-            attention += np.split(np.mean([a for _, a in each], axis=0), ends[:-1])
-        return np.concatenate(expression, axis=1), attention
+            attention.append(np.mean([a for _, a in each], axis=0))
+        return np.stack(expression, axis=1), attention
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Arrays of every seed's network under its number, and the settings."""
@@ -109,28 +246,26 @@ class Network:
     """A trained network with the transformations of features and targets that were fitted with it."""
 
     model: GatedAttention
-    projection: "Projection"
-    targets: "Targets"
+    projection: Projection
+    targets: Scaler
     dtype: torch.dtype
     """Type that products of tiles are computed in."""
     curve: pd.DataFrame
     """Training curve; empty for a network that was read from a file."""
 
-    def apply(self, bags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Predict expression, (n, genes), and the attention of the tiles, one patient after the other."""
-        device = next(self.model.parameters()).device
-        projected = torch.from_numpy(self.projection.transform(np.concatenate(bags)))
-        tiles = Tiles(projected.to(device, self.dtype), np.cumsum([0, *map(len, bags)]))
+    def apply(self, bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the expression (genes,) of one patient, and the attention of the tiles."""
+        tiles = Tiles.pack([self.projection.transform(bag)], next(self.model.parameters()).device, self.dtype)
         with torch.inference_mode():
-            predicted, attention = self.model(*tiles.batch(np.arange(len(bags))))
-        return self.targets.invert(predicted.cpu().numpy()), attention.cpu().numpy()
+            predicted, attention = self.model(*tiles.batch(np.array([0])))
+        return self.targets.invert(predicted.cpu().numpy()[0]), attention.cpu().numpy()
 
     def arrays(self) -> Arrays:
         """Weights, projection and statistics of the targets."""
         arrays = {f"model.{name}": value.cpu().numpy() for name, value in self.model.state_dict().items()}
-        arrays |= self.projection.scaler.arrays("features") | self.targets.scaler.arrays("targets")
-        components = {"components": self.projection.components, "head_components": self.targets.components}
-        return arrays | {name: array for name, array in components.items() if array is not None}
+        arrays |= self.projection.scaler.arrays("features") | self.targets.arrays("targets")
+        components = self.projection.components
+        return arrays if components is None else arrays | {"components": components}
 
     @classmethod
     def restore(cls, arrays: Arrays, settings: AbmilSettings) -> "Network":
@@ -140,75 +275,8 @@ class Network:
         model.load_state_dict(state)
         device = _device()
         projection = Projection(Scaler.restore(arrays, "features"), arrays.get("components"))
-        targets = Targets(Scaler.restore(arrays, "targets"), arrays.get("head_components"))
-        dtype = product_type(settings.precision, device)
-        return cls(model.to(device).eval(), projection, targets, dtype, pd.DataFrame(columns=["epoch", "chosen"]))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Standardisation and, for wide features, PCA; fitted on training tiles."""
-
-    scaler: Scaler
-    components: np.ndarray | None
-
-    @classmethod
-    def fit(cls, tiles: np.ndarray, n_components: int | None) -> "Projection":
-        """Fit on `tiles` (tiles, width); no PCA where it would not make the features narrower."""
-        scaler = Scaler.fit(tiles)
-        if n_components is None or n_components >= min(tiles.shape):
-            return cls(scaler, None)
-        pca = PCA(n_components, svd_solver="covariance_eigh").fit(scaler.transform(tiles))
-        # Not whitened: that would scale the many components of little variance, mostly noise, up to the
-        # size of the few that differ between patients, and costs a third of the correlation.
-        return cls(scaler, (pca.components_.T / np.sqrt(pca.explained_variance_.mean())).astype(np.float32))
-
-    def transform(self, tiles: np.ndarray) -> np.ndarray:
-        """Standardise and project `tiles`; float32."""
-        if self.components is None:
-            return self.scaler.transform(tiles)
-        return (np.asarray(tiles, np.float32) - self.scaler.mean.astype(np.float32)) @ self.scaled
-
-    @cached_property
-    def scaled(self) -> np.ndarray:
-        """Components divided by the scale of the features, so that a bag is centred and multiplied once."""
-        return self.components * (self.scaler.varies / self.scaler.scale)[:, None].astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Standardised expression or, with ``head_components``, its principal components; fitted on training patients."""
-
-    scaler: Scaler
-    components: np.ndarray | None
-    """(components, genes), orthogonal and of equal length; None for the genes themselves."""
-
-    @classmethod
-    def fit(cls, y: np.ndarray, n_components: int | None) -> "Targets":
-        """Fit on expression `y` (n, genes); no PCA where it would not make the targets fewer."""
-        scaler = Scaler.fit(y)
-        if n_components is None or n_components >= min(y.shape) or not scaler.varies.any():
-            return cls(scaler, None)
-        pca = PCA(n_components, svd_solver="covariance_eigh" if y.shape[1] < len(y) else "full")
-        pca.fit(scaler.transform(y))
-        # One length for all, so that the loss weighs a component by its share of the genes' variance.
-        length = np.sqrt(pca.explained_variance_.mean())
-        return cls(scaler, (pca.components_ * length).astype(np.float32))
-
-    def transform(self, y: np.ndarray) -> np.ndarray:
-        """Transform expression `y` to targets, float32 (n, targets)."""
-        z = self.scaler.transform(y)
-        if self.components is None:
-            return z
-        return z @ (self.components / np.square(self.components).sum(axis=1, keepdims=True)).T
-
-    def standardised(self, predicted: np.ndarray) -> np.ndarray:
-        """Transform predicted targets to standardised expression (n, genes)."""
-        return predicted if self.components is None else predicted @ self.components
-
-    def invert(self, predicted: np.ndarray) -> np.ndarray:
-        """Transform predicted targets to expression in the unit of the training patients', float32 (n, genes)."""
-        return self.scaler.invert(self.standardised(predicted))
+        dtype, curve = product_type(settings.precision, device), pd.DataFrame(columns=["epoch", "chosen"])
+        return cls(model.to(device).eval(), projection, Scaler.restore(arrays, "targets"), dtype, curve)
 
 
 def _bags(patients: Patients, needs: Literal["mean", "bags"]) -> Sequence[np.ndarray]:
@@ -225,32 +293,17 @@ def _fit_network(
     device = _device()
     dtype = product_type(settings.precision, device)
     tiles = Tiles.pack([projection.transform(bag) for bag in bags], device, dtype)
-    targets = Targets.fit(y[train], settings.head_components)
+    targets = Scaler.fit(y[train])
+    z = targets.transform(y)
     with torch.random.fork_rng():
         torch.manual_seed(int(rng.integers(2**31)))
-        wanted = torch.from_numpy(targets.transform(y)).to(device)
-        model = GatedAttention(tiles.x.shape[1], wanted.shape[1], settings).to(device)
-        validation = Validation.of(tiles, targets, y, held_out)
-        curve = _train(model, tiles, wanted, train, validation, settings, rng)
+        model = GatedAttention(tiles.x.shape[1], z.shape[1], settings).to(device)
+        curve = _train(model, tiles, z, train, held_out, settings, rng)
     return Network(model.eval(), projection, targets, dtype, curve)
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _batches(bags: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Group bags, in their order, until a group has enough tiles for one call."""
-    batch: list[np.ndarray] = []
-    tiles = 0
-    for bag in bags:
-        batch.append(bag)
-        tiles += len(bag)
-        if tiles >= TILES_PER_CALL:
-            yield batch
-            batch, tiles = [], 0
-    if batch:
-        yield batch
 
 
 def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -262,13 +315,15 @@ def _sample(bag: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
 def _train(
     model: GatedAttention,
     tiles: Tiles,
-    wanted: Tensor,
+    z: np.ndarray,
     train: np.ndarray,
-    validation: "Validation",
+    held_out: np.ndarray,
     settings: AbmilSettings,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Train `model` in place and restore its best epoch; returns the training curve."""
+    wanted = torch.from_numpy(z).to(tiles.x.device)
+    validation, ranks = tiles.batch(held_out), centred_midranks(z[held_out])
     steps = -(-len(train) // settings.batch)
     optimiser = make_optimiser(model, settings)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * steps)
@@ -277,7 +332,8 @@ def _train(
     for epoch in range(settings.epochs):
         batches = np.array_split(rng.permutation(train), steps)
         loss = train_epoch(model, tiles, wanted, batches, optimiser, schedule)
-        rho = validation.rho(model)
+        with torch.inference_mode():
+            rho = _mean_spearman(model.eval()(*validation)[0].cpu().numpy(), ranks)
         rows.append((epoch, loss, rho))
         if rho > best:
             best, kept, state = rho, epoch, {name: value.clone() for name, value in model.state_dict().items()}
@@ -286,6 +342,13 @@ def _train(
     model.load_state_dict(state)
     curve = pd.DataFrame(rows, columns=["epoch", "loss", "validation_rho"])
     return curve.assign(chosen=curve["epoch"] == kept)
+
+
+def _mean_spearman(predicted: np.ndarray, ranks: np.ndarray) -> float:
+    """Mean gene-wise Spearman ρ with measured ranks; genes that do not vary among these patients count as 0."""
+    x = centred_midranks(predicted)
+    norm = np.sqrt((x * x).sum(axis=0) * (ranks * ranks).sum(axis=0))
+    return float(np.divide((x * ranks).sum(axis=0), norm, out=np.zeros_like(norm), where=norm > 0).mean())
 
 
 def make_optimiser(model: nn.Module, settings: AbmilSettings) -> torch.optim.Optimizer:
@@ -325,46 +388,9 @@ def train_epoch(
     loss = torch.zeros((), device=wanted.device)
     for patients in batches:
         optimiser.zero_grad()
-        for part in tiles.parts(patients):
-            predicted = model(*tiles.batch(part))[0]
-            part_loss = nn.functional.mse_loss(predicted, wanted[part]) * len(part)
-            (part_loss / len(patients)).backward()
-            loss += part_loss.detach()
+        missed = nn.functional.mse_loss(model(*tiles.batch(patients))[0], wanted[patients])
+        missed.backward()
+        loss += missed.detach() * len(patients)
         optimiser.step()
         schedule.step()
     return loss.item() / sum(map(len, batches))
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Patients held out of training, on whom the epoch is selected."""
-
-    batch: tuple[Tensor, Tensor, int]
-    targets: Targets
-    ranks: np.ndarray
-    """Ranks of their standardised expression, (n, genes)."""
-
-    @classmethod
-    def of(cls, tiles: Tiles, targets: Targets, y: np.ndarray, held_out: np.ndarray) -> "Validation":
-        """Take the patients at the positions `held_out`.
-
-        Parameters
-        ----------
-        tiles
-            Tiles of all patients.
-        targets
-            Transformation of the targets.
-        y
-            Expression of all patients, (patients, genes).
-        held_out
-            Positions of the validation patients.
-        """
-        return cls(tiles.batch(held_out), targets, centred_midranks(targets.scaler.transform(y[held_out])))
-
-    def rho(self, model: GatedAttention) -> float:
-        """Mean gene-wise Spearman ρ; genes that do not vary among these patients count as 0."""
-        with torch.inference_mode():
-            predicted = model.eval()(*self.batch)[0].cpu().numpy()
-        x, y = centred_midranks(self.targets.standardised(predicted)), self.ranks
-        norm = np.sqrt((x * x).sum(axis=0) * (y * y).sum(axis=0))
-        return float(np.divide((x * y).sum(axis=0), norm, out=np.zeros_like(norm), where=norm > 0).mean())

@@ -1,11 +1,13 @@
-"""Interface of the probes, and what several of them need: scaling and grouped inner folds."""
+"""Interface of the probes, and what they are made of: scaling, projection and grouped inner folds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 
 Arrays = dict[str, np.ndarray]
@@ -121,34 +123,66 @@ class Scaler:
 
     mean: np.ndarray
     scale: np.ndarray
-    """Training SD; 1 where it is 0, so that inverting gives the training mean back exactly."""
-    varies: np.ndarray
+    """Training SD; 0 for constant columns, so that inverting gives the training mean back exactly."""
 
     @classmethod
     def fit(cls, values: np.ndarray) -> "Scaler":
         """Compute the column statistics of `values`, (n, columns), in float64."""
-        mean = values.mean(axis=0, dtype=np.float64)
-        sd = values.std(axis=0, dtype=np.float64)
+        mean, sd = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
         # Below the resolution of float32 an SD is rounding noise, and dividing by it would make it a signal.
-        varies = sd > 1e-6 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
-        return cls(mean, np.where(varies, sd, 1.0), varies)
+        return cls(mean, np.where(sd > 1e-6 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny), sd, 0))
+
+    @property
+    def inverse(self) -> np.ndarray:
+        """Factor of each centred column: 1 / SD, and 0 for constant columns."""
+        return np.divide(1, self.scale, out=np.zeros_like(self.scale), where=self.scale > 0)
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Standardise `values`; float32."""
-        return (((values - self.mean) / self.scale) * self.varies).astype(np.float32)
+        return ((values - self.mean) * self.inverse).astype(np.float32)
 
     def invert(self, values: np.ndarray) -> np.ndarray:
         """Return to the unit of the training values, float32; the training mean where nothing varied."""
-        return (values * (self.scale * self.varies) + self.mean).astype(np.float32)
+        return (values * self.scale + self.mean).astype(np.float32)
 
     def arrays(self, name: str) -> Arrays:
-        """Return the statistics as ``<name>.mean``, ``.scale`` and ``.varies``."""
-        return {f"{name}.mean": self.mean, f"{name}.scale": self.scale, f"{name}.varies": self.varies}
+        """Return the statistics as ``<name>.mean`` and ``<name>.scale``."""
+        return {f"{name}.mean": self.mean, f"{name}.scale": self.scale}
 
     @classmethod
     def restore(cls, arrays: Arrays, name: str) -> "Scaler":
         """Rebuild the scaler whose `arrays` were called `name`."""
-        return cls(*(arrays[f"{name}.{part}"] for part in ("mean", "scale", "varies")))
+        return cls(arrays[f"{name}.mean"], arrays[f"{name}.scale"])
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Standardisation and, for wide features, PCA; fitted on training tiles."""
+
+    scaler: Scaler
+    components: np.ndarray | None
+
+    @classmethod
+    def fit(cls, tiles: np.ndarray, n_components: int | None) -> "Projection":
+        """Fit on `tiles` (tiles, width); no PCA where it would not make the features narrower."""
+        scaler = Scaler.fit(tiles)
+        if n_components is None or n_components >= min(tiles.shape):
+            return cls(scaler, None)
+        pca = PCA(n_components, svd_solver="covariance_eigh").fit(scaler.transform(tiles))
+        # Not whitened: that would scale the many components of little variance, mostly noise, up to the
+        # size of the few that differ between patients, and costs a third of the correlation.
+        return cls(scaler, (pca.components_.T / np.sqrt(pca.explained_variance_.mean())).astype(np.float32))
+
+    def transform(self, tiles: np.ndarray) -> np.ndarray:
+        """Standardise and project `tiles`; float32."""
+        if self.scaled is None:
+            return self.scaler.transform(tiles)
+        return (np.asarray(tiles, np.float32) - self.scaler.mean.astype(np.float32)) @ self.scaled
+
+    @cached_property
+    def scaled(self) -> np.ndarray | None:
+        """Components divided by the scale of the features, so that a bag is centred and multiplied once."""
+        return None if self.components is None else self.components * self.scaler.inverse[:, None].astype(np.float32)
 
 
 def inner_folds(groups: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
