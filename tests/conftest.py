@@ -18,7 +18,6 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "data"
     root.mkdir()
     monkeypatch.setenv("WSIBENCH_DATA", str(root))
-    monkeypatch.delenv("WSIBENCH_FIGURES", raising=False)
     return root
 
 

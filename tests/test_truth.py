@@ -69,7 +69,6 @@ def check_truth(study: Study) -> None:
 
 def test_the_demo_reports_what_was_planted(monkeypatch):
     monkeypatch.delenv("WSIBENCH_DATA", raising=False)
-    monkeypatch.delenv("WSIBENCH_FIGURES", raising=False)
     study = Study.load("demo")
     if not study.leaderboard_csv.exists():
         pytest.skip("the demo has not been run here: make demo")

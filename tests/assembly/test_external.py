@@ -96,7 +96,6 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def study(finished, monkeypatch) -> Study:
     monkeypatch.setenv("WSIBENCH_DATA", str(finished))
-    monkeypatch.delenv("WSIBENCH_FIGURES", raising=False)
     return Study.load("ab")
 
 

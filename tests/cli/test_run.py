@@ -67,7 +67,6 @@ def mini(tmp_path_factory) -> tuple[Path, str]:
 @pytest.fixture
 def study(mini, monkeypatch) -> Study:
     monkeypatch.setenv("WSIBENCH_DATA", str(mini[0]))
-    monkeypatch.delenv("WSIBENCH_FIGURES", raising=False)
     return Study.load("mini")
 
 

@@ -16,7 +16,6 @@ from wsibench.core.artefacts import (
     check_failures,
     digest,
     failure,
-    failures_table,
     key_at,
     make_key,
     meta_path,
@@ -131,7 +130,6 @@ def test_damaged_failures_count_as_none_and_are_replaced(tmp_path, content):
     path = tmp_path / "failures.csv"
     path.write_bytes(content)
     assert read_failures(path) == []
-    assert failures_table(path).empty
     row = Failure("S", "tiling", "broken", "", "k")
     record_failures(path, "tiling", [row])
     assert read_failures(path) == [row]

@@ -56,9 +56,9 @@ def test_different_units_count_as_unknown(write):
         ({**BOTH, "test": ["b"]}, r"`test` = \['b'\]: Input should be a valid string"),
         ({**BOTH, "test": "c"}, r"There is no study 'c'"),
         ({**BOTH, "encoders": ["uni"]}, r"names uni, which study a \(train\) does not have. It has colour, texture"),
-        ({**BOTH, "features": {"mine": {"table": "x.csv"}}}, r"`features` .* are lists. List names"),
-        ({**BOTH, "encoders": ["colour"], "folds": {"n": 4}}, r"can have a `seed` only"),
-        ({**BOTH, "encoders": ["colour"], "folds": {"schemes": ["random-patient"]}}, r"can have a `seed` only"),
+        ({**BOTH, "features": {"mine": {"table": "x.csv"}}}, r"`features` are lists, .* List names"),
+        ({**BOTH, "encoders": ["colour"], "folds": {"n": 4}}, r"has a `seed` only"),
+        ({**BOTH, "encoders": ["colour"], "folds": {"schemes": ["random-patient"]}}, r"has a `seed` only"),
     ],
 )
 def test_settings_of_the_two_studies_are_refused(write, content, message):

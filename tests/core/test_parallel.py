@@ -25,25 +25,32 @@ def threads(_: int) -> str:
     return os.environ["OMP_NUM_THREADS"]
 
 
-def test_an_exception_is_a_result_in_process_and_in_a_pool():
-    for workers in (0, 1, 2):
-        one, error, two = parallel_map(half, [2, 3, 4], label="halving", errors="return", workers=workers)
-        assert (one, two) == (1, 2)
-        assert isinstance(error, ValueError)
-        with pytest.raises(ValueError, match="three"):
-            parallel_map(half, [2, 3, 4], label="halving", workers=workers)
+@pytest.fixture(autouse=True)
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSIBENCH_WORKERS", str(getattr(request, "param", 2)))
 
 
-@pytest.mark.parametrize(("items", "workers"), [([2, 5, 4, 6, 8], 2), ([2, 5], 1), ([2, 5], 2), ([5], 2)])
+@pytest.mark.parametrize("workers", [0, 1, 2], indirect=True)
+def test_an_exception_is_a_result_in_process_and_in_a_pool(workers):
+    one, error, two = parallel_map(half, [2, 3, 4], label="halving", errors="return")
+    assert (one, two) == (1, 2)
+    assert isinstance(error, ValueError)
+    with pytest.raises(ValueError, match="three"):
+        parallel_map(half, [2, 3, 4], label="halving")
+
+
+@pytest.mark.parametrize(
+    ("items", "workers"), [([2, 5, 4, 6, 8], 2), ([2, 5], 1), ([2, 5], 2), ([5], 2)], indirect=["workers"]
+)
 def test_a_task_that_kills_its_process_costs_that_task_alone(items, workers):
-    results = parallel_map(half, items, label="halving", errors="return", workers=workers)
+    results = parallel_map(half, items, label="halving", errors="return")
     for item, result in zip(items, results, strict=True):
         assert ("process was killed" in str(result)) if item == 5 else (result == item // 2)
 
 
 def test_a_killed_process_is_raised_as_an_error_of_ours():
     with pytest.raises(WsibenchError, match="process was killed"):
-        parallel_map(half, [2, 5], label="halving", workers=2)
+        parallel_map(half, [2, 5], label="halving")
 
 
 SLEEPING = """
@@ -52,7 +59,7 @@ sys.path.insert(0, sys.argv[1])
 from sleeper import sleep_and_say
 from wsibench.core import parallel_map
 if __name__ == "__main__":
-    parallel_map(sleep_and_say, [1, 2], label="sleeping", workers=2)
+    parallel_map(sleep_and_say, [1, 2], label="sleeping")
 """
 
 
@@ -91,8 +98,8 @@ def test_no_tasks_no_pool():
 
 
 def test_workers_keep_to_one_thread_each():
-    assert parallel_map(threads, [1, 2], label="asking", workers=2) == ["1", "1"]
-    assert parallel_map(threads, [1], label="asking", workers=1) == ["1"]
+    assert parallel_map(threads, [1, 2], label="asking") == ["1", "1"]
+    assert parallel_map(threads, [1], label="asking") == ["1"]
 
 
 def test_number_of_workers_can_be_set(monkeypatch):

@@ -123,12 +123,10 @@ BOMB = f"a0: &a0 [x, x, x, x, x, x, x, x, x]\n{ALIASES}"
         (SMALLEST + "folders: [a]", "`folders` = "),
         (SMALLEST + "features: {a: {folder: x}}\nencoders: 5", "`encoders` = 5"),
         (SMALLEST + "encoders: [[uni]]", r"`encoders.0` = \['uni'\]"),
-        ("title: T\ntrain: a\ntest: b\nencoders: 5", "`encoders` and `features` .* are lists"),
-        ("title: T\ntrain: a\ntest: b\nfolds: [1]", "`folds`"),
+        ("title: T\ntrain: a\ntest: b\nencoders: 5", "`encoders` and `features` are lists"),
+        ("title: T\ntrain: a\ntest: b\nfolds: [1]", "`folds` has a `seed` only"),
         (SMALLEST + "tiles: {seed: " + "9" * 10_000 + "}", "not valid YAML"),
         ("title: " + "[" * 5_000, "not valid YAML"),
-        (SMALLEST + 'weights: {uni: "a\\0b"}', "not a usable path"),
-        (SMALLEST + "weights: {uni: ~nosuchuser/x}", "not a usable path"),
     ],
 )
 def test_malformed_values_are_one_short_error(data_root, text, message):
@@ -155,11 +153,12 @@ def test_files_that_are_no_text_are_refused(data_root):
         Study.load("mine")
 
 
-def test_links_that_loop_are_refused(data_root):
+@pytest.mark.parametrize("text", ["loop/x", "a\0b", "~nosuchuser/x"])
+def test_unusable_paths_are_refused(data_root, text):
     study = written(data_root, SMALLEST)
     (data_root / "mine" / "loop").symlink_to(data_root / "mine" / "loop")
     with pytest.raises(StudyError, match="not a usable path"):
-        study.resolve("loop/x")
+        study.resolve(text)
 
 
 def test_damaged_part_of_an_external_study_is_named(data_root):

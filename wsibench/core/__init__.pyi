@@ -5,7 +5,6 @@ from .artefacts import (
     check_failures as check_failures,
     digest as digest,
     failure as failure,
-    failures_table as failures_table,
     file_sha256 as file_sha256,
     key_at as key_at,
     make_key as make_key,
@@ -19,9 +18,6 @@ from .artefacts import (
     versions as versions,
     write_text as write_text,
     writing as writing,
-)
-from .encoder import (
-    Encoder as Encoder,
 )
 from .errors import (
     CohortError as CohortError,
@@ -50,6 +46,7 @@ from .settings import (
     TILE_CONTROLS as TILE_CONTROLS,
     Abmil as Abmil,
     Embedding as Embedding,
+    Encoder as Encoder,
     FeatureFolder as FeatureFolder,
     FeatureTable as FeatureTable,
     Folds as Folds,

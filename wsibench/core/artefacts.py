@@ -12,10 +12,10 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pandas as pd
 from wsibench.core.errors import NotReady, TooManyFailures, WsibenchError
 
 MIB = 1 << 20
-# Packages whose versions are recorded in sidecars.
+# Packages that wsibench requires, whose versions are recorded in sidecars.
 PACKAGES = ("wsibench", "numpy", "torch", "timm", "transformers", "openslide-python", "openslide-bin", "anndata")
 
 
@@ -205,12 +205,8 @@ def _remove_abandoned(path: Path) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed `PACKAGES`."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    """Versions of Python and of `PACKAGES`."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 @dataclass(frozen=True)
@@ -256,12 +252,6 @@ def read_failures(path: Path) -> list[Failure]:
         return []
 
 
-def failures_table(path: Path) -> pd.DataFrame:
-    """Read ``failures.csv`` for display, without the keys."""
-    rows = [asdict(row) for row in read_failures(path)]
-    return pd.DataFrame(rows, columns=["slide_id", "stage", "error", "remedy"])
-
-
 def record_failures(path: Path, stage: str, failures: Iterable[Failure]) -> None:
     """Replace the rows of one stage in ``failures.csv``, and keep those of other stages.
 
@@ -276,8 +266,7 @@ def record_failures(path: Path, stage: str, failures: Iterable[Failure]) -> None
     """
     rows = [row for row in read_failures(path) if row.stage != stage]
     rows += sorted(failures, key=lambda row: row.slide_id)
-    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(Failure.__dataclass_fields__))
-    write_text(path, frame.to_csv(index=False))
+    write_text(path, pd.DataFrame(rows, columns=list(Failure.__dataclass_fields__)).to_csv(index=False))
 
 
 def check_failures(failures: list[Failure], n_slides: int, limit: float) -> None:

@@ -1,5 +1,6 @@
 """Helpers of the notebooks: open a study, skip a stage that does not apply, show figures."""
 
+import ast
 import base64
 import html
 import io
@@ -9,7 +10,6 @@ from typing import Any
 
 from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
-from nbformat.v4 import new_code_cell
 
 from wsibench.core.errors import StudyError
 from wsibench.core.study import Study
@@ -110,9 +110,9 @@ def _show_tables_whole() -> None:
     """Let pandas show all columns, whole texts and three significant digits."""
     import pandas as pd
 
-    shown = {"max_columns": None, "max_colwidth": None, "max_rows": 200, "min_rows": 40, "float_format": _three_digits}
-    for name, value in shown.items():
-        pd.set_option(f"display.{name}", value)
+    for name, value in {"columns": None, "colwidth": None, "rows": 200}.items():
+        pd.set_option(f"display.max_{name}", value)
+    pd.set_option("display.min_rows", 40, "display.float_format", _three_digits)
 
 
 def _three_digits(value: float) -> str:
@@ -137,6 +137,5 @@ def _check_parameters(cells: list[str]) -> None:
 
 
 def _names(cells: list[str]) -> set[str]:
-    from papermill.translators import PythonTranslator
-
-    return {each.name for cell in cells for each in PythonTranslator.inspect(new_code_cell(cell))}
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell))]
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}

@@ -5,9 +5,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Literal, TypeVar
 
 from wsibench.core.errors import WsibenchError
@@ -27,11 +27,6 @@ def n_workers() -> int:
     return int(os.environ.get("WSIBENCH_WORKERS") or len(os.sched_getaffinity(0)))
 
 
-def interactive() -> bool:
-    """Return whether this kernel belongs to JupyterLab; a batch run has no server session."""
-    return "JPY_SESSION_NAME" in os.environ
-
-
 def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
     """Iterate over items and show how many are done and how long the rest will take.
 
@@ -47,7 +42,7 @@ def progress(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
     label
         Name of the work.
     """
-    if interactive():
+    if "JPY_SESSION_NAME" in os.environ:  # set by a server; a batch run has none
         from tqdm.auto import tqdm
 
         yield from tqdm(items, total=total, desc=label, leave=False)
@@ -79,7 +74,6 @@ def parallel_map(
     *,
     label: str,
     errors: Literal["raise", "return"] = "raise",
-    workers: int | None = None,
     threads: int | None = None,
 ) -> list[Any]:
     """Apply a function to every item, in worker processes, and return the results in the order of the items.
@@ -98,8 +92,6 @@ def parallel_map(
     errors
         ``raise`` the first exception; or ``return`` exceptions in place of results, so that a slide
         that cannot be processed does not stop the others.
-    workers
-        Number of processes; default `n_workers`.
     threads
         Number of threads of this process to use instead of worker processes, for a shared CUDA device.
 
@@ -108,9 +100,9 @@ def parallel_map(
     list
         One result an item.
     """
-    workers = min(n_workers() if workers is None else workers, len(items))
+    workers = min(n_workers(), len(items))
     if threads is not None:
-        pairs = _in_threads(function, items, threads)
+        pairs = _completed(ThreadPoolExecutor(threads), function, dict(enumerate(items)))
     else:
         pairs = _in_pool(function, items, workers) if workers else _in_process(function, items)
     results: dict[int, Any] = {}
@@ -130,37 +122,27 @@ def _in_process(function: Callable[[T], Any], items: Sequence[T]) -> Indexed:
             yield index, error
 
 
-def _in_threads(function: Callable[[T], Any], items: Sequence[T], threads: int) -> Indexed:
-    with ThreadPoolExecutor(threads) as pool:
-        futures = {pool.submit(function, item): index for index, item in enumerate(items)}
+def _completed(pool: Executor, function: Callable[[T], Any], items: dict[int, T]) -> Indexed:
+    with pool:
         try:
+            futures = {pool.submit(function, item): index for index, item in items.items()}
             for future in as_completed(futures):
                 yield futures[future], future.exception() or future.result()
-        except BaseException:
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _in_pool(function: Callable[[T], Any], items: Sequence[T], workers: int) -> Indexed:
-    unfinished = set(range(len(items)))
-    with _pool(workers) as pool:
-        try:
-            futures = {pool.submit(function, items[index]): index for index in sorted(unfinished)}
-            for future in as_completed(futures):
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    unfinished.remove(futures[future])
-                    yield futures[future], future.exception() or future.result()
-        except BrokenProcessPool:  # while submitting
-            pass
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    unfinished = dict(enumerate(items))
+    with suppress(BrokenProcessPool):  # while submitting
+        for index, result in _completed(_pool(workers), function, dict(unfinished)):
+            if not isinstance(result, BrokenProcessPool):
+                del unfinished[index]
+                yield index, result
     # A process died and broke the pool. One pool an item finds the item that kills its process.
-    for index in sorted(unfinished):
-        with _pool(1) as pool:
-            future = pool.submit(function, items[index])
-            died = isinstance(future.exception(), BrokenProcessPool)
-            yield index, _died() if died else future.exception() or future.result()
+    for index, item in unfinished.items():
+        for _, result in _completed(_pool(1), function, {index: item}):
+            yield index, _died() if isinstance(result, BrokenProcessPool) else result
 
 
 def _died() -> WsibenchError:

@@ -13,13 +13,6 @@ def data_root() -> Path:
     return Path(os.environ.get("WSIBENCH_DATA") or CHECKOUT / "data").expanduser().resolve()
 
 
-def figures_root() -> Path:
-    """Return the figures folder: ``WSIBENCH_FIGURES``, else beside a moved data folder, else that of the checkout."""
-    if os.environ.get("WSIBENCH_FIGURES"):
-        return Path(os.environ["WSIBENCH_FIGURES"]).expanduser().resolve()
-    return data_root().parent / "figures" if os.environ.get("WSIBENCH_DATA") else CHECKOUT / "figures"
-
-
 class _Below:
     """Attribute that is a path below the study's folder."""
 
@@ -61,8 +54,9 @@ class Paths:
 
     @property
     def figures(self) -> Path:
-        """Folder ``figures/<study>`` of figures and report."""
-        return figures_root() / self.name
+        """Folder ``figures/<study>`` of figures and report, beside a moved data folder, else in the checkout."""
+        parent = data_root().parent if os.environ.get("WSIBENCH_DATA") else CHECKOUT
+        return parent / "figures" / self.name
 
     @property
     def outputs(self) -> set[Path]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ from pydantic import PrivateAttr, ValidationError, model_validator
 
 from wsibench.core import settings
 from wsibench.core.artefacts import digest
-from wsibench.core.encoder import Encoder
 from wsibench.core.errors import StudyError
 from wsibench.core.paths import CHECKOUT, Paths, data_root
 from wsibench.core.settings import SAFE_ID, TILE_CONTROLS, Name, Section, explain
@@ -40,7 +38,7 @@ class Study(Paths, Section):
     features: dict[Name, settings.FeatureTable] = {}
     weights: dict[Name, str] = {}  # local folder of an encoder's weights, by encoder
     # Own encoders, given in `encoders` or `controls`, and folders of tile features, given in `features`, by name.
-    own: dict[Name, Encoder] = {}
+    own: dict[Name, settings.Encoder] = {}
     folders: dict[Name, settings.FeatureFolder] = {}
     embedding: settings.Embedding = settings.Embedding()
     expression: settings.Expression = settings.Expression()
@@ -65,19 +63,17 @@ class Study(Paths, Section):
         own: dict[str, dict[str, Any]] = {}
         for section in ("encoders", "controls"):
             if isinstance(listed := content.get(section), list):
-                records = [
-                    dict(item) for item in listed if isinstance(item, dict) and isinstance(item.get("name"), str)
-                ]
+                records = [item for item in listed if isinstance(item, dict)]
+                own |= {record["name"]: dict(record) for record in records if isinstance(record.get("name"), str)}
                 content[section] = [item.get("name", item) if isinstance(item, dict) else item for item in listed]
-                own |= {record["name"]: record for record in records}
-        if isinstance(features := content.get("features"), dict):
-            folders = {name: each for name, each in features.items() if isinstance(each, dict) and "folder" in each}
-            content["features"] = {name: each for name, each in features.items() if name not in folders}
-            encoders, controls = content.get("encoders") or [], content.get("controls") or []
-            if folders and isinstance(encoders, list) and isinstance(controls, list):
-                content["encoders"] = [*encoders, *(name for name in folders if name not in [*encoders, *controls])]
-            content = {"folders": folders} | content
-        return {"own": own} | content
+        if not isinstance(features := content.get("features"), dict):
+            return {"own": own} | content
+        folders = {name: each for name, each in features.items() if isinstance(each, dict) and "folder" in each}
+        content["features"] = {name: each for name, each in features.items() if name not in folders}
+        encoders, controls = content.get("encoders") or [], content.get("controls") or []
+        if folders and isinstance(encoders, list) and isinstance(controls, list):
+            content["encoders"] = [*encoders, *(name for name in folders if name not in [*encoders, *controls])]
+        return {"own": own, "folders": folders} | content
 
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
@@ -107,19 +103,18 @@ class Study(Paths, Section):
             For an unknown study, a file that is no study, an unknown key or a value that is not allowed.
         """
         path = _find(name)
-        content = _read_yaml(path)
-        parts: dict[str, Study] = {}
-        if isinstance(content.get("train"), str) and isinstance(content.get("test"), str):
-            content, parts = _external(path, name, content)
+        content, parts = _with_parts(path, name, _read_yaml(path))
         try:
             study = cls.model_validate(content)
         except ValidationError as error:
             raise StudyError(f"{path} cannot be used:\n  {explain(error)}", "See data/README.md.") from None
         study._name, study._yaml, study._parts = name, path, parts
         study._check_parts()
-        for text in _strings(study.model_dump(exclude={"title"})):
-            if set("$~\0") & set(text):
-                study.resolve(text)
+        for variable in re.findall(r"\$\{(\w+)\}", study.model_dump_json(exclude={"title"})):
+            if not os.environ.get(variable):
+                raise StudyError(
+                    f"{path} uses ${{{variable}}}, which is not set.", f"Set it: export {variable}=/path/to/…"
+                )
         return study
 
     def _check_parts(self) -> None:
@@ -138,16 +133,10 @@ class Study(Paths, Section):
         Raises
         ------
         StudyError
-            When a variable is not set, the path cannot be resolved, or names a file that the study writes.
+            When the path cannot be resolved, or names a file that the study writes.
         """
-        unset = [name for name in re.findall(r"\$\{(\w+)\}", text) if not os.environ.get(name)]
-        if unset:
-            raise StudyError(
-                f"{self._yaml} uses ${{{unset[0]}}}, which is not set.", f"Set it: export {unset[0]}=/path/to/…"
-            )
         try:
-            path = Path(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text))
-            path = (self._yaml.parent / path.expanduser()).resolve()
+            path = (self._yaml.parent / Path(os.path.expandvars(text)).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # too long, no such home folder or a loop of links, NUL
             raise StudyError(
                 f"{self._yaml}: {text[:200]!r} is not a usable path: {error}.", "Correct the path."
@@ -245,38 +234,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _external(path: Path, name: str, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Study]]:
-    """Complete the content of an external study with the settings that follow from its two studies."""
-    roles = {role: content[role] for role in ("train", "test")}
+def _with_parts(path: Path, name: str, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Study]]:
+    """Load the two studies of external validation, and add the settings that follow from them."""
+    roles = {role: content[role] for role in ("train", "test") if isinstance(content.get(role), str)}
+    if len(roles) < 2:
+        return content, {}
     if len({name, *roles.values()}) < 3:
         raise StudyError(f"{path}: `train` and `test` are {' and '.join(roles.values())}.", "Name two other studies.")
     for part in roles.values():
         if {"train", "test"} & set(_read_yaml(_find(part))):
             raise StudyError(f"{path} names {part}, which has no cohort of its own.", "Name a study that has one.")
-    folds, features = content.get("folds") or {}, content.get("features") or []
-    encoders = content.get("encoders") or []
     if misplaced := sorted(map(str, set(content) - EXTERNAL)):
         raise StudyError(f"{path} gives {', '.join(misplaced)} beside `train` and `test`.", "Give it in these studies.")
-    if not isinstance(folds, dict) or set(folds) - {"seed"}:
-        raise StudyError(f"{path}: `folds` beside `train` and `test` can have a `seed` only.", "Leave out the rest.")
-    if not (isinstance(features, list) and isinstance(encoders, list)):
+    folds, encoders, features = content.get("folds") or {}, content.get("encoders") or [], content.get("features") or []
+    lists = isinstance(encoders, list) and isinstance(features, list)
+    if not (lists and isinstance(folds, dict) and set(folds) <= {"seed"}):
         raise StudyError(
-            f"{path}: `encoders` and `features` beside `train` and `test` are lists.",
-            "List names that both studies have.",
+            f"{path}: beside `train` and `test`, `encoders` and `features` are lists, and `folds` has a `seed` only.",
+            "List names that both studies have, and leave out the rest of `folds`.",
         )
     parts = {role: Study.load(part) for role, part in roles.items()}
     units = {part.expression.unit for part in parts.values()}
-    content = {"controls": ["site"]} | {key: value for key, value in content.items() if key != "features"}
-    content["encoders"] = [*encoders, *features]
-    content["folds"] = {**folds, "schemes": ["external"]}
+    content = {"controls": ["site"]} | content
+    content |= {"encoders": [*encoders, *features], "folds": {**folds, "schemes": ["external"]}, "features": {}}
     content["expression"] = {"unit": units.pop() if len(units) == 1 else "as_is"}
     return content, parts
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield all strings of nested settings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)

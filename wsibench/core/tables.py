@@ -1,7 +1,6 @@
 """Reading of the user's tables: rows of text, and matrices of numbers with one id a row."""
 
 import csv
-import gzip
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -69,7 +68,10 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
     if suffix is None:
         raise CohortError(f"{path} is not a kind of table that can be read.", f"Use one of {', '.join(readers)}.")
     try:
-        values, var = readers[suffix](path, id_column, ids)
+        frame, var = readers[suffix](path, id_column)
+        _check_header(path, list(frame.columns), id_column, ids)
+        values = frame.set_index(id_column)
+        values.index = values.index.astype(str)
     except CohortError:
         raise
     except Exception as error:  # libraries raise all kinds for damaged files
@@ -79,7 +81,7 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
         raise CohortError(f"{path} has no {'columns of numbers' if len(values) else 'rows'}.")
     _check_unique(path, "row", values.index)
     _check_numbers(path, values)
-    return values, var
+    return values, pd.DataFrame(index=values.columns) if var is None else var
 
 
 def some(values: Collection[str], n: int = 3) -> str:
@@ -89,12 +91,12 @@ def some(values: Collection[str], n: int = 3) -> str:
     return ", ".join(map(str, values[:n])) + rest
 
 
-def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+# Readers of a table whose first column holds the ids, and of an h5ad's annotation of variables.
+
+
+def _read_csv(path: Path, _: str) -> tuple[pd.DataFrame, None]:
     # The header is read separately, since pandas silently renames duplicate columns.
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
-    _check_header(path, header, id_column, ids)
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig").iloc[0]
     try:
         # A converter keeps ids as they are, where dtype=str would read a patient called NA as missing.
         frame = pd.read_csv(
@@ -107,23 +109,17 @@ def _read_csv(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.Data
             f"{path}: the header names {len(header)} columns, the rows have {frame.shape[1]}.",
             "A header written by R lacks the name of the first column: write it with row.names=FALSE.",
         )
-    frame.columns = pd.Index(header)
-    frame = frame.set_index(id_column)
-    return frame, pd.DataFrame(index=frame.columns)
+    return frame.set_axis(header.tolist(), axis=1), None
 
 
-def _read_parquet(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_parquet(path: Path, id_column: str) -> tuple[pd.DataFrame, None]:
     frame = pd.read_parquet(path)
     if frame.index.name == id_column:
         frame = frame.reset_index()
-    frame.columns = frame.columns.astype(str)
-    _check_header(path, list(frame.columns), id_column, ids)
-    frame = frame.set_index(id_column)
-    frame.index = frame.index.astype(str)
-    return frame, pd.DataFrame(index=frame.columns)
+    return frame.rename(columns=str), None
 
 
-def _read_h5ad(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_h5ad(path: Path, id_column: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     import anndata
 
     with warnings.catch_warnings():  # names that are not unique are refused below
@@ -131,10 +127,7 @@ def _read_h5ad(path: Path, id_column: str, ids: Collection[str]) -> tuple[pd.Dat
         adata = anndata.read_h5ad(path)
     if hasattr(adata.X, "check_format"):  # without it, toarray writes wherever damaged indices point to
         adata.X.check_format(full_check=True)
-    _check_header(path, [id_column, *adata.var_names], id_column, ids)
-    values = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
-    frame = pd.DataFrame(values, index=adata.obs_names.astype(str).rename(id_column), columns=adata.var_names)
-    return frame, adata.var
+    return adata.to_df().rename_axis(id_column).reset_index(), adata.var
 
 
 def _check_header(path: Path, header: list[str], id_column: str, ids: Collection[str]) -> None:
@@ -144,10 +137,9 @@ def _check_header(path: Path, header: list[str], id_column: str, ids: Collection
             f"{path} is transposed: its columns are {id_column}s ({some(transposed)}).",
             f"Transpose it: one row a {id_column.removesuffix('_id')}, first column {id_column}.",
         )
-    _check_commas(path, header[0] if header else "")
-    if not header or header[0] != id_column:
-        found = repr(header[0]) if header else "missing"
-        raise CohortError(f"{path}: the first column has to be {id_column!r}, it is {found}.", "Rename it.")
+    _check_commas(path, header[0])
+    if header[0] != id_column:
+        raise CohortError(f"{path}: the first column has to be {id_column!r}, it is {header[0]!r}.", "Rename it.")
     _check_unique(path, "column", pd.Index(header[1:]))
 
 
