@@ -24,15 +24,16 @@ def make(data_root):
         (SLIDES + "S9,010,s1.svs,A,,\n", ["s1.svs", "S1, S9", "007, 010"]),
         (SLIDES + "../S9,010,s9.svs,A,,\n", ["../S9", "file's name"]),
         (SLIDES + ".S9,010,s9.svs,A,,\n", [".S9", "file's name"]),
-        (SLIDES + ",010,s9.svs,A,,\n", ["line 6", "id is empty"]),
+        (SLIDES + ",010,s9.svs,A,,\n", ["line 6", "slide id ''", "file's name"]),
+        (SLIDES + "S9,,s9.svs,A,,\n", ["line 6", "id is empty", "slide 'S9'"]),
         (SLIDES + "S9,010 ,s9.svs,A,,\n", ["'010 '", "blanks"]),
-        (SLIDES + "S9,007,s9.svs,B,,\n", ["007", "several sites", "A, B"]),
+        (SLIDES + "S9,007,s9.svs,B,,\n", ["007", "several sites", "S1, S2, S9"]),
         (SLIDES + "S9,007,s9.svs,A,Basal,\n", ["007", "several subtypes"]),
         (SLIDES + "S9,010,s9.svs,A,,wide\n", ["S9", "'wide'", "µm"]),
         (SLIDES + "S9,010,s9.svs,A,,-1\n", ["S9", "'-1'"]),
         (SLIDES + "S9,010,s9.svs,A,,nan\n", ["S9", "'nan'"]),
         (SLIDES + "S9,010,s9.svs,A,,1,2\n", ["slides.csv", "CSV"]),
-        (SLIDES.replace("path", "file"), ["lacks the column path", "Allowed columns: slide_id, patient_id, path"]),
+        (SLIDES.replace("path", "file"), ["lacks the column path", "it has slide_id", "columns: {ours: theirs}"]),
         (SLIDES.replace(",", ";"), ["slides.csv", "semicolon"]),
         ("slide_id,patient_id,path\n", ["no rows"]),
         ("", ["CSV"]),
@@ -86,7 +87,7 @@ def test_unusable_gene_selections_are_refused(make, genes, words):
     ("columns", "words"),
     [
         ({"sit": "site"}, ["sit", "Allowed: slide_id"]),
-        ({"site": "hospital"}, ["hospital", "Its columns: slide_id"]),
+        ({"site": "hospital"}, ["lacks the column hospital", "it has slide_id"]),
     ],
 )
 def test_columns_that_are_mapped_have_to_exist(make, columns, words):

@@ -98,12 +98,7 @@ def read_clinical(path: Path, columns: dict[str, str] | None = None) -> pd.DataF
     CohortError
         When it cannot be read or lacks a column.
     """
-    table = rename_columns(path, read_rows(path), columns or {}, "clinical.columns")
-    if "patient_id" not in table:
-        raise CohortError(
-            f"{path} lacks the column patient_id; it has {', '.join(table.columns)}.",
-            "`clinical: {columns: {patient_id: theirs}}` in study.yaml renames.",
-        )
+    table = rename_columns(path, read_rows(path), columns or {}, required=["patient_id"])
     ids = pd.Index(table["patient_id"].str.strip(), name="patient_id")
     return table.drop(columns="patient_id").map(_known).set_axis(ids, axis=0)
 

@@ -1,6 +1,7 @@
 """Read and check a sample table: the slides or patients of a cohort, one row each."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ SAFE_ID = re.compile(r"\w(?:[\w.+=@-]{0,198}[\w+=@-])?")
 """Slide ids become file names."""
 TCGA_BARCODE = re.compile(r"TCGA-(?P<site>[A-Z0-9]{2})-[A-Z0-9]{4}\b")
 """Characters 6–7 of a TCGA barcode are the tissue source site."""
+ONE_ROW = "Give each slide a row, and each row a slide."
 
 
 def read_sample_table(
@@ -56,50 +58,32 @@ def read_sample_table(
         For missing columns, ids that are empty, listed twice or no file names, one file of several slides,
         and a patient of several sites or subtypes.
     """
-    with_slides = kind == "slides"
-    allowed = SLIDES_COLUMNS if with_slides else PATIENTS_COLUMNS
-    table = rename_columns(path, read_rows(path), columns or {}, "cohort.columns", allowed)
-    required = allowed[: 3 if with_slides else 1]
-    lacking = [name for name in required if name not in table]
-    if lacking:
+    allowed = SLIDES_COLUMNS if kind == "slides" else PATIENTS_COLUMNS
+    if unknown := [name for name in columns or {} if name not in allowed]:
         raise CohortError(
-            f"{path} lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}.",
-            f"Allowed columns: {', '.join(allowed)}; `cohort: {{columns: {{ours: theirs}}}}` in study.yaml renames.",
+            f"cohort.columns maps {some(unknown)}, which is not a column that can be mapped.",
+            f"Allowed: {', '.join(allowed)}.",
         )
+    table = rename_columns(path, read_rows(path), columns or {}, required=allowed[: 3 if kind == "slides" else 1])
     unused = [name for name in table if name not in allowed]
-    rows = table.drop(columns=unused)
-    if not with_slides:
-        _refuse(path, rows, rows["patient_id"].duplicated(), "more than one row for patient {patient_id}")
-    if "slide_ids" in rows:
-        rows["slide_id"] = rows["slide_ids"].str.strip("; ").str.split(r"\s*;\s*", regex=True)
-        rows = rows.explode("slide_id")
-    if "site" not in rows:
-        rows["site"] = rows["patient_id"].str.extract(TCGA_BARCODE)["site"].fillna("")
-    rows = rows.reindex(columns=list(SAMPLE_COLUMNS), fill_value="")
-    _check_ids(path, rows, with_slides)
-    for column in ("site", "subtype"):
-        rows[column] = _one_per_patient(path, rows, column)
-    if with_slides:
-        _check_paths(path, rows)
+    rows = _one_row_a_slide(path, table.drop(columns=unused))
+    _check_ids(path, rows)
+    if kind == "slides":
+        _check_slides(path, rows)
         rows["path"] = [str(((folder or path.parent) / each).resolve()) for each in rows["path"]]
-        repeated = rows["path"].duplicated(keep=False) & (rows["path"] == _first_repeated(rows["path"]))
-        _refuse(path, rows, repeated, "several slides have the file {path}", "Give each file one row.")
-    mpp = pd.to_numeric(rows["mpp"].where(rows["mpp"] != "", "1"), errors="coerce")
-    _refuse(
-        path,
-        rows,
-        ~((mpp > 0) & (mpp < 1000)),
-        "slide {slide_id} has mpp {mpp!r}, which is not µm per pixel",
-        "Give something like 0.25, or leave it empty to use the resolution that the slide states.",
-    )
+        _refuse(path, rows, rows["path"].duplicated(keep=False), "several slides have the file {path}", ONE_ROW)
+    known = rows[["site", "subtype"]].replace("", pd.NA).groupby(rows["patient_id"])
+    for column in ("site", "subtype"):
+        several = known[column].transform("nunique") > 1
+        remedy = f"A patient has one {column}, so that its slides stay in one fold."
+        _refuse(path, rows, several, f"patient {{patient_id}} has several {column}s", remedy)
+    rows[["site", "subtype"]] = known.transform("first").fillna("")
     rows = rows.sort_values(["patient_id", "slide_id"], ignore_index=True)
     rows.attrs["unused_columns"] = unused
     return rows
 
 
-def rename_columns(
-    path: Path, table: pd.DataFrame, columns: dict[str, str], where: str, allowed: tuple[str, ...] | None = None
-) -> pd.DataFrame:
+def rename_columns(path: Path, table: pd.DataFrame, columns: dict[str, str], required: Sequence[str]) -> pd.DataFrame:
     """Rename the columns of a table as study.yaml says.
 
     Parameters
@@ -110,10 +94,8 @@ def rename_columns(
         The table.
     columns
         Names in the table, by ours.
-    where
-        The setting of study.yaml, for errors.
-    allowed
-        Our names; None for any.
+    required
+        Our names of columns that it has to have.
 
     Returns
     -------
@@ -123,22 +105,29 @@ def rename_columns(
     Raises
     ------
     CohortError
-        When one of our names is not allowed, or the table lacks a column.
+        When the table lacks a column that is required or mapped.
     """
-    unknown = [name for name in columns if allowed and name not in allowed]
-    if allowed and unknown:
+    wanted = dict(zip(required, required, strict=True)) | columns
+    if lacking := [theirs for theirs in wanted.values() if theirs not in table]:
         raise CohortError(
-            f"{where} maps {some(unknown)}, which is not a column that can be mapped.",
-            f"Allowed: {', '.join(allowed)}.",
-        )
-    absent = [name for name in columns.values() if name not in table]
-    if absent:
-        raise CohortError(
-            f"{where} maps to {some(absent)}, which {path} does not have.", f"Its columns: {', '.join(table.columns)}."
+            f"{path} lacks the column {some(lacking)}; it has {', '.join(table.columns)}.",
+            "`columns: {ours: theirs}` in study.yaml says what they are called in the table.",
         )
     renamed = {theirs: ours for ours, theirs in columns.items()}
     replaced = [ours for ours in columns if ours in table and ours not in renamed]
     return table.drop(columns=replaced).rename(columns=renamed)
+
+
+def _one_row_a_slide(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Give a table of slides or patients all of SAMPLE_COLUMNS, and each slide a row."""
+    if "slide_id" not in rows:
+        _refuse(path, rows, rows["patient_id"].duplicated(), "more than one row for patient {patient_id}")
+    if "slide_ids" in rows:
+        rows["slide_id"] = rows["slide_ids"].str.strip("; ").str.split(r"\s*;\s*", regex=True)
+        rows = rows.explode("slide_id")
+    if "site" not in rows:
+        rows["site"] = rows["patient_id"].str.extract(TCGA_BARCODE)["site"].fillna("")
+    return rows.reindex(columns=list(SAMPLE_COLUMNS), fill_value="")
 
 
 def _refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, problem: str, remedy: str = "") -> None:
@@ -151,47 +140,41 @@ def _refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, problem: str, reme
         raise CohortError(f"{path}, line {bad.index[0] + 2}: {problem.format(**first)}{others}.", remedy)
 
 
-def _check_ids(path: Path, rows: pd.DataFrame, with_slides: bool) -> None:
+def _check_ids(path: Path, rows: pd.DataFrame) -> None:
     patients, slides = rows["patient_id"], rows["slide_id"]
-    empty = (patients == "") | ((slides == "") if with_slides else False)
-    _refuse(path, rows, empty, "an id is empty", "Every row needs its ids.")
-    for ids, name in ((patients, "patient_id"), (slides, "slide_id")):
-        edged = (ids != ids.str.strip()) | ~ids.map(str.isprintable)
-        _refuse(
-            path, rows, edged, f"the id {{{name}!r}} holds blanks at its ends or control characters", "Remove them."
-        )
-    if with_slides:
-        unsafe = ~slides.map(lambda slide: bool(SAFE_ID.fullmatch(slide)))
-        remedy = "Use letters, digits and . _ + = @ - (at most 200, the first a letter, digit or _, the last no point)."
-        _refuse(path, rows, unsafe, "slide id {slide_id!r} cannot be a file's name", remedy)
-    repeated = (slides != "") & (slides == _first_repeated(slides[slides != ""]))
-    _refuse(path, rows, repeated, "slide id {slide_id} is listed more than once", "Give each slide one row.")
-
-
-def _first_repeated(values: pd.Series) -> str | None:
-    repeated = values[values.duplicated()]
-    return repeated.iloc[0] if len(repeated) else None
-
-
-def _check_paths(path: Path, rows: pd.DataFrame) -> None:
-    # Expanded, a table from elsewhere could write a secret of the environment into failures.csv.
-    unexpanded = rows["path"].str.contains(r"\$\{|^~", regex=True) | ~rows["path"].map(str.isprintable)
+    clean = pd.concat([ids.map(str.isprintable) & (ids == ids.str.strip()) for ids in (patients, slides)], axis=1)
     _refuse(
         path,
         rows,
-        unexpanded | (rows["path"] == ""),
+        (patients == "") | ~clean.all(axis=1),
+        "an id is empty, or holds blanks at its ends or control characters: patient {patient_id!r}, slide {slide_id!r}",
+    )
+    repeated = (slides != "") & slides.duplicated(keep=False)
+    _refuse(path, rows, repeated, "slide id {slide_id} is listed more than once", ONE_ROW)
+
+
+def _check_slides(path: Path, rows: pd.DataFrame) -> None:
+    _refuse(
+        path,
+        rows,
+        ~rows["slide_id"].map(lambda slide: bool(SAFE_ID.fullmatch(slide))),
+        "slide id {slide_id!r} cannot be a file's name",
+        "Use letters, digits and . _ + = @ - (at most 200, the first a letter, digit or _, the last no point).",
+    )
+    # Expanded, a table from elsewhere could write a secret of the environment into failures.csv.
+    _refuse(
+        path,
+        rows,
+        rows["path"].str.contains(r"^$|\$\{|^~", regex=True) | ~rows["path"].map(str.isprintable),
         "the path {path!r} is empty or holds ~, a ${{VARIABLE}} or control characters, which are not expanded here",
         "Give the path relative to a folder: `cohort: {folder: ${VARIABLE}/slides}` in study.yaml, where variables "
         "are expanded.",
     )
-
-
-def _one_per_patient(path: Path, rows: pd.DataFrame, column: str) -> pd.Series:
-    """Each patient's only value of a column; rows that leave it empty take it from the patient's others."""
-    known = rows[rows[column] != ""].groupby("patient_id")[column].unique()
-    for patient, values in known[known.map(len) > 1].items():
-        raise CohortError(
-            f"{path} gives patient {patient} several {column}s: {some(values)}.",
-            f"A patient has one {column}, so that its slides stay in one fold.",
-        )
-    return rows["patient_id"].map(known.map(lambda values: values[0])).fillna("")
+    mpp = pd.to_numeric(rows["mpp"].replace("", "1"), errors="coerce")
+    _refuse(
+        path,
+        rows,
+        ~mpp.between(0, 1000, inclusive="neither"),
+        "slide {slide_id} has mpp {mpp!r}, which is not µm per pixel",
+        "Give something like 0.25, or leave it empty to use the resolution that the slide states.",
+    )

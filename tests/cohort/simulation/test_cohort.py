@@ -25,9 +25,9 @@ from wsibench.cohort.simulation.cohort import (
     simulate_expression,
     simulate_patients,
     site_stain,
+    write_svs,
 )
 from wsibench.cohort.simulation.slides import Morphology, paint
-from wsibench.cohort.simulation.svs import write_svs
 from wsibench.core import Artefact, SimulatedCohort, Study, StudyError, file_sha256
 
 N_SLIDES = 11
@@ -74,7 +74,7 @@ def test_openslide_opens_a_slide_as_aperio_with_its_resolution(tmp_path, slide_m
     path = tmp_path / "a.svs"
     painting = paint(Morphology(6500, 3.3, 0.035, 0.45), slide_mpp, np.random.SeedSequence(0))
     stain = site_stain(np.random.default_rng(0))
-    write_svs(path, painting, stain, slide_mpp=slide_mpp, magnification=magnification)
+    write_svs(path, painting, stain, slide_mpp=slide_mpp)
     with openslide.OpenSlide(path) as slide:
         assert slide.properties[openslide.PROPERTY_NAME_VENDOR] == "aperio"
         assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(slide_mpp)
@@ -95,7 +95,7 @@ def test_openslide_opens_a_slide_as_aperio_with_its_resolution(tmp_path, slide_m
 def test_tifffile_reads_a_slide_as_aperio_too(tmp_path):
     path = tmp_path / "a.svs"
     painting = paint(Morphology(6500, 3.3, 0.035, 0.45), 1.0, np.random.SeedSequence(0))
-    write_svs(path, painting, site_stain(np.random.default_rng(0)), slide_mpp=1.0, magnification=10)
+    write_svs(path, painting, site_stain(np.random.default_rng(0)), slide_mpp=1.0)
     with tifffile.TiffFile(path) as file:
         assert file.is_svs
         assert [series.name for series in file.series] == ["Baseline", "Thumbnail"]

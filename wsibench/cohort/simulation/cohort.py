@@ -6,16 +6,18 @@ groups of genes follow each of them as closely as a known Spearman correlation a
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pandas as pd
+import simplejpeg
+import tifffile
 
-from wsibench.cohort.simulation.slides import Morphology, Stain, paint
-from wsibench.cohort.simulation.svs import write_svs
+from wsibench.cohort.simulation.slides import Morphology, Painting, Stain, paint
 from wsibench.core import Artefact, SimulatedCohort, make_key, parallel_map, writing
 
 if TYPE_CHECKING:
@@ -37,6 +39,14 @@ SCANNERS = (0.2508, 0.4990, 0.5015, 0.5000, 0.2465, 0.5022, 0.4978, 0.5000, 0.25
 """µm/px of the sites' scanners, in turn: a quarter of them at 40x, most a little off the nominal value."""
 HAEMATOXYLIN, EOSIN = (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)
 """Optical density (R, G, B) of the two stains: the usual reference vectors of Macenko et al. 2009."""
+TILE_PX = 240
+"""Side of a slide file's tiles; that of Aperio's scanners."""
+REDUCTION = 4
+"""Each level of the pyramid is this much coarser than the one before."""
+SMALLEST_PX = 256
+"""No level is made smaller than this."""
+QUALITY = 85
+"""JPEG quality."""
 _SITES, _PATIENTS, _SLIDES, _EXPRESSION = range(4)
 
 
@@ -73,22 +83,18 @@ def simulate(cohort: SimulatedCohort, slides: Path, tables: Path) -> None:
     """
     patients = simulate_patients(cohort)
     plans = plan_slides(cohort, patients)
-    write: dict[str, Callable[[Path], object]] = {
-        "slides.csv": lambda path: _sample_table(plans, patients, Path(os.path.relpath(slides, tables))).to_csv(
-            path, index=False
-        ),
-        "latents.csv": lambda path: patients[["site", *LATENTS]].to_csv(path),
-        "expression.h5ad": lambda path: simulate_expression(cohort, patients).write_h5ad(path),
-    }
-    due = [artefact for artefact in expected(cohort, slides, tables) if artefact.due()]
-    by_file = {f"{plan.slide_id}.svs": plan for plan in plans}
-    parallel_map(
-        _write_slide, [(each, by_file[each.path.name]) for each in due if each.path.name in by_file], label="01 slides"
-    )
-    for artefact in due:
-        if artefact.path.name in write:
-            with writing(artefact) as temporary:
-                write[artefact.path.name](temporary)
+    *slide_files, sample_table, latents, expression = expected(cohort, slides, tables)
+    due = [(artefact, plan) for artefact, plan in zip(slide_files, plans, strict=True) if artefact.due()]
+    parallel_map(_write_slide, due, label="01 slides")
+    if sample_table.due():
+        with writing(sample_table) as path:
+            _sample_table(plans, patients, Path(os.path.relpath(slides, tables))).to_csv(path, index=False)
+    if latents.due():
+        with writing(latents) as path:
+            patients[["site", *LATENTS]].to_csv(path)
+    if expression.due():
+        with writing(expression) as path:
+            simulate_expression(cohort, patients).write_h5ad(path)
 
 
 def expected(cohort: SimulatedCohort, slides: Path, tables: Path) -> list[Artefact]:
@@ -188,15 +194,102 @@ def _slide_stain(stain: Stain, rng: np.random.Generator) -> Stain:
     return Stain(tuple(haematoxylin.tolist()), tuple(eosin.tolist()), stain.white)
 
 
-# Files
+# Slide files
 
 
 def _write_slide(task: tuple[Artefact, SlidePlan]) -> None:
     artefact, plan = task
     with writing(artefact, slide_id=plan.slide_id, **asdict(plan.morphology)) as temporary:
         painting = paint(plan.morphology, plan.slide_mpp, plan.seed)
-        magnification = 40 if plan.slide_mpp < 0.35 else 20
-        write_svs(temporary, painting, plan.stain, slide_mpp=plan.slide_mpp, magnification=magnification)
+        write_svs(temporary, painting, plan.stain, slide_mpp=plan.slide_mpp)
+
+
+def write_svs(path: Path, painting: Painting, stain: Stain, *, slide_mpp: float) -> None:
+    """Write a painting as an Aperio SVS with its pyramid and a thumbnail.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    painting
+        Amounts of stain at each pixel.
+    stain
+        Converts them to colours.
+    slide_mpp
+        µm/px of the painting, which the file states.
+    """
+    magnification = 40 if slide_mpp < 0.35 else 20
+    side = len(painting.haematoxylin)
+    sides, levels = [side], [_develop(painting, stain)]
+    while sides[-1] // REDUCTION >= SMALLEST_PX:
+        sides.append(round(sides[-1] / REDUCTION))
+        levels.append(_reduce(levels[-1]))
+
+    with tifffile.TiffWriter(path) as file:
+
+        def page(jpegs: Iterator[bytes], pixels: int, **layout) -> None:
+            size = f"{side}x{side}" if pixels == side else f"{side}x{side} -> {pixels}x{pixels}"
+            file.write(
+                jpegs,
+                shape=(pixels, pixels, 3),
+                dtype=np.uint8,
+                photometric="ycbcr",  # what the JPEG streams hold; tifffile passes them on as they are
+                subsampling=(2, 2),
+                compression="jpeg",
+                description=f"Aperio Image Library (wsibench)\r\n{size} ({TILE_PX}x{TILE_PX}) JPEG/YCC Q={QUALITY}"
+                f"|AppMag = {magnification}|MPP = {slide_mpp:.4f}",
+                metadata=None,
+                software=False,
+                **layout,
+            )
+
+        page(_tiles(levels[0]), side, tile=(TILE_PX, TILE_PX))
+        # Aperio's order: the thumbnail, in one strip, stands between the full image and the pyramid.
+        page(iter([_jpeg(levels[-1][: sides[-1], : sides[-1]])]), sides[-1], rowsperstrip=sides[-1])
+        for level, pixels in zip(levels[1:], sides[1:], strict=True):
+            page(_tiles(level), pixels, tile=(TILE_PX, TILE_PX))
+
+
+def _develop(painting: Painting, stain: Stain) -> np.ndarray:
+    """Convert a painting to colours, uint8 (h, w, 4) RGBX, padded with glass to whole tiles."""
+    colours = np.dstack([stain.colours(), np.zeros((256, 256, 1), np.uint8)])
+    packed = colours.view(np.uint32).ravel()  # one look-up a pixel instead of three
+    side = len(painting.haematoxylin)
+    image = np.full((_whole_tiles(side),) * 2, packed[0])
+    for rows in (slice(start, start + TILE_PX) for start in range(0, side, TILE_PX)):
+        index = painting.haematoxylin[rows] * np.uint16(256) + painting.eosin[rows]
+        image[rows][: len(index), :side] = packed[index]
+    return image.view(np.uint8).reshape(*image.shape, 4)
+
+
+def _reduce(level: np.ndarray) -> np.ndarray:
+    """Reduce a level to the next one of the pyramid, again padded to whole tiles."""
+    pixels = len(level) // REDUCTION
+    small = cv2.resize(level, (pixels, pixels), interpolation=cv2.INTER_AREA)
+    pad = _whole_tiles(pixels) - pixels
+    return cv2.copyMakeBorder(small, 0, pad, 0, pad, cv2.BORDER_REPLICATE)
+
+
+def _whole_tiles(pixels: int) -> int:
+    return -(-pixels // TILE_PX) * TILE_PX
+
+
+def _tiles(level: np.ndarray) -> Iterator[bytes]:
+    """Encode the level's tiles as JPEG, row by row."""
+    glass = np.full_like(level[:TILE_PX, :TILE_PX], level[0, 0])
+    glass_jpeg = _jpeg(glass)
+    for y, x in np.ndindex(len(level) // TILE_PX, len(level) // TILE_PX):
+        tile = np.ascontiguousarray(level[y * TILE_PX : (y + 1) * TILE_PX, x * TILE_PX : (x + 1) * TILE_PX])
+        yield glass_jpeg if np.array_equal(tile, glass) else _jpeg(tile)
+
+
+def _jpeg(rgbx: np.ndarray) -> bytes:
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgbx), quality=QUALITY, colorspace="RGBX", colorsubsampling="420"
+    )
+
+
+# Tables
 
 
 def _sample_table(plans: list[SlidePlan], patients: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -232,27 +325,24 @@ def simulate_expression(cohort: SimulatedCohort, patients: pd.DataFrame) -> "Ann
     rng = _generator(cohort, _EXPRESSION)
     n = len(patients)
     values: list[np.ndarray] = []
-    names: list[str] = []
-    groups: list[str] = []
-    ceilings: list[float] = []
+    genes: list[pd.DataFrame] = []
 
-    def add(prefix: str, group: str, ceiling: float, genes: int, signal: np.ndarray, r: float) -> None:
-        values.append(r * signal + math.sqrt(1 - r**2) * rng.standard_normal((n, genes)))
-        names.extend(f"{prefix}_{number:0{len(str(genes))}d}" for number in range(1, genes + 1))
-        groups.extend([group] * genes)
-        ceilings.extend([ceiling] * genes)
+    def add(prefix: str, group: str, ceiling: float, signal: np.ndarray, r: float) -> None:
+        width = len(str(signal.shape[1]))
+        names = [f"{prefix}_{number:0{width}d}" for number in range(1, signal.shape[1] + 1)]
+        values.append(r * signal + math.sqrt(1 - r**2) * rng.standard_normal(signal.shape))
+        genes.append(pd.DataFrame({"group": group, "ceiling": ceiling}, pd.Index(names, name="gene")))
 
     for latent, short in LATENTS.items():
         for ceiling in CEILINGS:
             z = patients[latent].to_numpy()[:, None] * rng.choice([-1, 1], GENES_PER_GROUP)
             r = 2 * math.sin(math.pi * ceiling / 6)
-            add(f"{short}{10 * ceiling:.0f}", f"{latent}_{ceiling}", ceiling, GENES_PER_GROUP, z, r)
+            add(f"{short}{10 * ceiling:.0f}", f"{latent}_{ceiling}", ceiling, z, r)
     offsets = rng.standard_normal((cohort.sites, SITE_GENES))
     of_patient = offsets[pd.Categorical(patients.site, categories=_sites(cohort)).codes]
-    add("SITE", "site", np.nan, SITE_GENES, of_patient, math.sqrt(SITE_SHARE))
-    add("NULL", "null", np.nan, NULL_GENES, np.zeros((n, NULL_GENES)), 0)
+    add("SITE", "site", np.nan, of_patient, math.sqrt(SITE_SHARE))
+    add("NULL", "null", np.nan, np.zeros((n, NULL_GENES)), 0)
 
-    standard = np.hstack(values)
-    level, scale = rng.uniform(4, 9, standard.shape[1]), rng.uniform(0.4, 0.8, standard.shape[1])
-    var = pd.DataFrame({"group": groups, "ceiling": ceilings}, index=pd.Index(names, name="gene"))
+    standard, var = np.hstack(values), pd.concat(genes)
+    level, scale = rng.uniform(4, 9, len(var)), rng.uniform(0.4, 0.8, len(var))
     return AnnData((level + scale * standard).astype(np.float32), obs=pd.DataFrame(index=patients.index), var=var)

@@ -104,8 +104,8 @@ def paint(morphology: Morphology, slide_mpp: float, seed: np.random.SeedSequence
     haematoxylin, eosin = (
         cv2.resize(stain, (side, side), interpolation=cv2.INTER_LINEAR) for stain in _background(layout, background_rng)
     )
-    for add_nuclei, rng in zip((_fibroblasts, _epithelium, _lymphocytes), cell_rngs, strict=True):
-        add_nuclei(haematoxylin, layout, morphology, slide_mpp, rng)
+    for nuclei, rng in zip((_fibroblasts, _epithelium, _lymphocytes), cell_rngs, strict=True):
+        _stamp(haematoxylin, slide_mpp, nuclei(layout, morphology, rng), rng)
     whole = side // WHOLE_PX * WHOLE_PX
     return Painting(haematoxylin[:whole, :whole], eosin[:whole, :whole])
 
@@ -251,8 +251,12 @@ def _fibres(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class _Nuclei:
-    """Appearance of nuclei of one kind."""
+    """Positions, directions and appearance of nuclei of one kind."""
 
+    xy_um: np.ndarray
+    """Centres (x, y)."""
+    angles: np.ndarray
+    """Directions of the long axes (rad)."""
     radius_um: float
     """Radius of a disc of the mean area."""
     spread: float
@@ -265,38 +269,30 @@ class _Nuclei:
     """Share of it that the interior lacks compared with the rim."""
 
 
-def _epithelium(
-    canvas: np.ndarray, layout: _Layout, morphology: Morphology, slide_mpp: float, rng: np.random.Generator
-) -> None:
-    """Add rings of oval vesicular nuclei near the basement membrane, pointing into the gland."""
+def _epithelium(layout: _Layout, morphology: Morphology, rng: np.random.Generator) -> _Nuclei:
+    """Place rings of oval vesicular nuclei near the basement membrane, pointing into the gland."""
     where = (layout.depth > 1) & (layout.lumen < -0.02) & (layout.hot_spot <= 0) & (layout.tissue > 0.9)
     weight = where * (np.exp(-(((layout.depth - 7) / 4.5) ** 2)) + 0.15)
     count = morphology.nuclei_per_mm2 * layout.area_mm2(where)
     xy_um = _scatter(weight, count, 1.5 * morphology.nucleus_um, rng)
-    kind = _Nuclei(morphology.nucleus_um, spread=0.14, aspect=1.35, haematoxylin=0.95, pallor=0.45)
-    _stamp(canvas, kind, slide_mpp, xy_um, _direction(layout.depth, xy_um), rng)
+    angles = _direction(layout.depth, xy_um)
+    return _Nuclei(xy_um, angles, morphology.nucleus_um, spread=0.14, aspect=1.35, haematoxylin=0.95, pallor=0.45)
 
 
-def _fibroblasts(
-    canvas: np.ndarray, layout: _Layout, morphology: Morphology, slide_mpp: float, rng: np.random.Generator
-) -> None:
-    """Add spindle-shaped nuclei along the collagen."""
+def _fibroblasts(layout: _Layout, morphology: Morphology, rng: np.random.Generator) -> _Nuclei:
+    """Place spindle-shaped nuclei along the collagen."""
     where = (layout.depth < -2) & (layout.tissue > 0.9)
     xy_um = _scatter(where, 0.22 * morphology.nuclei_per_mm2 * layout.area_mm2(where), 5.0, rng)
-    kind = _Nuclei(0.78 * morphology.nucleus_um, spread=0.15, aspect=2.9, haematoxylin=1.0, pallor=0.15)
-    angles = _direction(layout.across, xy_um) + math.pi / 2
-    _stamp(canvas, kind, slide_mpp, xy_um, angles, rng)
+    angles, radius_um = _direction(layout.across, xy_um) + math.pi / 2, 0.78 * morphology.nucleus_um
+    return _Nuclei(xy_um, angles, radius_um, spread=0.15, aspect=2.9, haematoxylin=1.0, pallor=0.15)
 
 
-def _lymphocytes(
-    canvas: np.ndarray, layout: _Layout, morphology: Morphology, slide_mpp: float, rng: np.random.Generator
-) -> None:
-    """Add small dark round nuclei, packed in the hot spots; alike in all patients."""
+def _lymphocytes(layout: _Layout, morphology: Morphology, rng: np.random.Generator) -> _Nuclei:
+    """Place small dark round nuclei, packed in the hot spots; alike in all patients."""
     where = (layout.hot_spot > 0) & (layout.tissue > 0.9)
     xy_um = _scatter(where, 15_000 * layout.area_mm2(where), 5.2, rng)
-    kind = _Nuclei(2.7, spread=0.07, aspect=1.1, haematoxylin=1.45, pallor=0.1)
     angles = rng.uniform(0, math.pi, len(xy_um))
-    _stamp(canvas, kind, slide_mpp, xy_um, angles, rng)
+    return _Nuclei(xy_um, angles, 2.7, spread=0.07, aspect=1.1, haematoxylin=1.45, pallor=0.1)
 
 
 def _scatter(weight: np.ndarray, count: float, spacing_um: float, rng: np.random.Generator) -> np.ndarray:
@@ -351,15 +347,13 @@ def _bank(kind: _Nuclei, slide_mpp: float, rng: np.random.Generator) -> np.ndarr
     return _as_map(np.clip(inward / 0.7 + 0.5, 0, 1) * chromatin * tone, FULL_H)
 
 
-def _stamp(
-    canvas: np.ndarray, kind: _Nuclei, slide_mpp: float, xy_um: np.ndarray, angles: np.ndarray, rng: np.random.Generator
-) -> None:
+def _stamp(canvas: np.ndarray, slide_mpp: float, nuclei: _Nuclei, rng: np.random.Generator) -> None:
     """Stamp a nucleus of about the wanted angle at each position, where it is darker than the canvas."""
-    variants = rng.integers(VARIANTS, size=len(xy_um))
-    bank = _bank(kind, slide_mpp, rng)
+    variants = rng.integers(VARIANTS, size=len(nuclei.xy_um))
+    bank = _bank(nuclei, slide_mpp, rng)
     px = bank.shape[-1]
-    corners = np.rint(xy_um / slide_mpp).astype(int) - px // 2
-    turns = np.rint(angles * (ANGLES / math.pi)).astype(int) % ANGLES
+    corners = np.rint(nuclei.xy_um / slide_mpp).astype(int) - px // 2
+    turns = np.rint(nuclei.angles * (ANGLES / math.pi)).astype(int) % ANGLES
     for (x, y), turn, variant in zip(corners.tolist(), turns.tolist(), variants.tolist(), strict=True):
         patch = canvas[y : y + px, x : x + px]
         np.maximum(patch, bank[turn, variant], out=patch)
