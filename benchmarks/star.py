@@ -80,7 +80,7 @@ def generate(folder: Path, files: int, genes: int) -> None:
 
 def read(folder: Path, files: int) -> dict:
     """Read and write, with wall time, CPU time and peak memory so far of each step."""
-    from wsibench.cohort.gdc.star import read_star
+    from wsibench.cohort.gdc.tables import read_star
 
     steps = {}
 

@@ -10,7 +10,7 @@ import pandas as pd
 from wsibench.cohort.clinical import read_tcga_clinical
 from wsibench.cohort.gdc import client, download
 from wsibench.cohort.gdc.client import GdcFile
-from wsibench.cohort.gdc.pairing import Pairing, pair
+from wsibench.cohort.gdc.tables import Pairing, pair, read_star
 from wsibench.core import (
     Artefact,
     CohortError,
@@ -303,8 +303,6 @@ def _fetch_rna(project: Project, files: list[GdcFile]) -> None:
 
 
 def _write_expression(rna: pd.DataFrame, folder: Path, artefact: Artefact) -> None:
-    from wsibench.cohort.gdc.star import read_star  # imports anndata, which `wsibench status` does without
-
     adata = read_star({row.patient_id: folder / row.file_name for row in rna.itertuples(index=False)})
     adata.obs["barcode"] = rna.set_index("patient_id")["barcode"].loc[adata.obs_names]
     with writing(artefact, n_patients=adata.n_obs, n_genes=adata.n_vars) as path:
