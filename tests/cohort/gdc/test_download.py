@@ -121,8 +121,8 @@ def test_wrong_md5_for_good_is_an_error_and_leaves_nothing(server: GdcServer, tm
     bad, good = offered(server, 2)
     server.trouble(f"/data/{bad.file_id}", "corrupt", "corrupt")
     errors = download.fetch_all([bad, good], tmp_path, label="slides")
-    assert list(errors) == [bad.name]
-    assert f"it published {bad.md5}" in str(errors[bad.name])
+    assert list(errors) == [bad]
+    assert f"it published {bad.md5}" in str(errors[bad])
     assert_whole([good], tmp_path)
     assert not (tmp_path / bad.name).exists()
 

@@ -66,9 +66,7 @@ class Project:
     @property
     def snapshot_file(self) -> Artefact:
         """Snapshot in the study's folder."""
-        if self.snapshot and not self.snapshot.is_file():
-            raise CohortError(f"There is no file {self.snapshot}.", "Correct `snapshot` of the cohort in study.yaml.")
-        given = [file_sha256(self.snapshot)] if self.snapshot else []
+        given = [file_sha256(path) if path.is_file() else "" for path in (self.snapshot,) if path]
         return Artefact(self.tables / "snapshot.json.gz", make_key("snapshot", FORMAT, {"project": self.name}, given))
 
     def pairing_file(self, pairing: Pairing) -> Artefact:
@@ -130,13 +128,13 @@ def acquire(project: Project) -> list[Failure]:
             pairing.rules.to_csv(path, index=False)
     expression = project.expression_file(pairing)
     if expression.due():
-        _fetch_rna(project, client.gdc_files(pairing.rna))
-        _write_expression(pairing.rna, project.rna, expression)
+        _fetch_expression(project, pairing.rna, expression)
     errors = {} if project.streamed else download.fetch_all(slides, project.slides, label="01 slides", local=local)
-    keys = {file.name: download.artefact(file, project.slides).key for file in slides}
     return [
-        failure(Path(name).stem, STAGE, keys[name], _try_again(error, project.study, "01"))
-        for name, error in errors.items()
+        failure(
+            Path(file.name).stem, STAGE, download.artefact(file, project.slides).key, _try_again(project, "01", error)
+        )
+        for file, error in errors.items()
     ]
 
 
@@ -265,7 +263,7 @@ def fetch_slide(study: Study, name: str) -> Iterator[Path]:
     try:
         path = download.fetch(file, project.slides, local=find_local(project.local_slides, [file]).get(name))
     except GdcError as error:
-        raise _try_again(error, project.study, "03") from None
+        raise _try_again(project, "03", error) from None
     try:
         yield path
     finally:
@@ -289,21 +287,19 @@ def find_local(folder: Path | None, files: list[GdcFile]) -> dict[str, Path]:
     return {path.name: path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.name in wanted}
 
 
-def _try_again(error: GdcError, study: str, stage: str) -> GdcError:
+def _try_again(project: Project, stage: str, error: GdcError) -> GdcError:
     """Add the command that retries a slide, since a recorded failure is not retried by itself."""
-    command = f"wsibench run {study} --from {stage} --to {stage} --force"
+    command = f"wsibench run {project.study} --from {stage} --to {stage} --force"
     return GdcError(error.what, f"{error.remedy} To try again: {command}".strip())
 
 
-def _fetch_rna(project: Project, files: list[GdcFile]) -> None:
+def _fetch_expression(project: Project, rna: pd.DataFrame, artefact: Artefact) -> None:
+    files = client.gdc_files(rna)
     errors = download.fetch_all(files, project.rna, label="01 RNA", local=find_local(project.local_rna, files))
-    if errors:
-        name, error = next(iter(errors.items()))
-        raise GdcError(f"{len(errors)} RNA files could not be fetched; {name}: {error.what}", error.remedy)
-
-
-def _write_expression(rna: pd.DataFrame, folder: Path, artefact: Artefact) -> None:
-    adata = read_star({row.patient_id: folder / row.file_name for row in rna.itertuples(index=False)})
-    adata.obs["barcode"] = rna.set_index("patient_id")["barcode"].loc[adata.obs_names]
+    for file, error in errors.items():
+        raise GdcError(f"{len(errors)} RNA files could not be fetched; {file.name}: {error.what}", error.remedy)
+    patients = rna.set_index("patient_id")
+    adata = read_star({patient: project.rna / name for patient, name in patients["file_name"].items()})
+    adata.obs["barcode"] = patients["barcode"].loc[adata.obs_names]
     with writing(artefact, n_patients=adata.n_obs, n_genes=adata.n_vars) as path:
         adata.write_h5ad(path, convert_strings_to_categoricals=False)

@@ -77,8 +77,8 @@ class Unreachable(GdcError):
 class Refused(GdcError):
     """A request that the GDC will not serve (4xx)."""
 
-    def __init__(self, status: int, what: str, remedy: str = "") -> None:
-        super().__init__(what, remedy)
+    def __init__(self, status: int, what: str) -> None:
+        super().__init__(what)
         self.status = status
 
 
@@ -104,7 +104,6 @@ def new_session() -> requests.Session:
         backoff_jitter=BACKOFF_S,  # parallel downloads should not all return at the same moment
         status_forcelist=BUSY,
         allowed_methods=None,
-        raise_on_status=False,
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
@@ -144,8 +143,6 @@ def send(session: requests.Session, method: str, path: str, **options: Any) -> r
     if response.status_code < 400:
         return response
     with response:
-        if response.status_code in BUSY:
-            raise _unreachable(f"{url} answered {response.status_code}")
         raise Refused(response.status_code, f"{url} answered {response.status_code}: {response.text[:300]}")
 
 
@@ -310,12 +307,11 @@ def ask(project: str) -> dict[str, Any]:
             kind: find_files(session, {"cases.project.project_id": project} | wanted)
             for kind, wanted in (("slides", SLIDES), ("rna", RNA))
         }
-    for kind, hits in found.items():
-        if not hits:
-            raise GdcError(
-                f"The GDC has no open {kind} files of project {project!r}.",
-                "Look the project's name up on https://portal.gdc.cancer.gov, e.g. TCGA-BRCA.",
-            )
+    if not all(found.values()):
+        raise GdcError(
+            f"The GDC lists {len(found['slides'])} slides and {len(found['rna'])} STAR counts of project {project!r}.",
+            "Look the project's name up on https://portal.gdc.cancer.gov, e.g. TCGA-BRCA.",
+        )
     asked = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"format": FORMAT, "project": project, "api": api(), "asked": asked, "status": status, **found}
 
@@ -332,19 +328,17 @@ def read_snapshot(path: Path, project: str) -> dict[str, Any]:
     Raises
     ------
     GdcError
-        When it is missing, no snapshot, or another project's.
+        When it cannot be read, or is another project's.
     """
     try:
         content = path.read_bytes()
         snapshot = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
         found = snapshot["project"]
         snapshot["slides"], snapshot["rna"], snapshot["status"].get("data_release")
-    except FileNotFoundError:
-        raise GdcError(f"There is no snapshot {path}.", "Leave `snapshot` out to ask the GDC.") from None
     except (OSError, EOFError, zlib.error, *MALFORMED) as error:
         raise GdcError(
             f"{path} is not a saved answer of the GDC ({error!r}).",
-            "Give the gdc/snapshot.json.gz that an earlier run left in its data folder.",
+            "Give the gdc/snapshot.json.gz of an earlier run, or leave `snapshot` out to ask the GDC.",
         ) from None
     if found != project:
         raise GdcError(f"{path} is of project {found!r}, and the study wants {project!r}.", "Correct one of them.")

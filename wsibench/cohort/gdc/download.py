@@ -20,7 +20,7 @@ import urllib3
 
 from wsibench.cohort.gdc import client
 from wsibench.cohort.gdc.client import GdcFile, Interrupted, Refused, Unreachable
-from wsibench.core import Artefact, GdcError, make_key, meta_path, progress, sign
+from wsibench.core import Artefact, GdcError, file_sha256, make_key, meta_path, progress, sign
 
 FORMAT = 1
 PARALLEL = 4
@@ -35,10 +35,6 @@ class DiskFull(GdcError):
     """A disk without room for the files to fetch."""
 
 
-class Stopped(Exception):
-    """A download ended by another one's error, or by the user."""
-
-
 def artefact(file: GdcFile, folder: Path) -> Artefact:
     """Return the final path of a file, with the key that it carries once verified."""
     return Artefact(folder / file.name, make_key("download", FORMAT, {"md5": file.md5, "size": file.size}))
@@ -46,7 +42,7 @@ def artefact(file: GdcFile, folder: Path) -> Artefact:
 
 def fetch_all(
     files: Sequence[GdcFile], folder: Path, *, label: str, local: Mapping[str, Path] | None = None
-) -> dict[str, GdcError]:
+) -> dict[GdcFile, GdcError]:
     """Fetch files, several at once, skipping those that are there.
 
     Parameters
@@ -63,7 +59,7 @@ def fetch_all(
     Returns
     -------
     dict
-        The errors of files that could not be fetched, by name.
+        The errors of files that could not be fetched.
 
     Raises
     ------
@@ -75,10 +71,10 @@ def fetch_all(
     local = local or {}
     due = [file for file in files if artefact(file, folder).due()]
     check_space([file for file in due if file.name not in local], folder)
-    errors: dict[str, GdcError] = {}
+    errors: dict[GdcFile, GdcError] = {}
     unreachable, stop = 0, threading.Event()
     with ThreadPoolExecutor(PARALLEL) as pool:
-        futures = {pool.submit(fetch, file, folder, local=local.get(file.name), stop=stop): file.name for file in due}
+        futures = {pool.submit(fetch, file, folder, local=local.get(file.name), stop=stop): file for file in due}
         try:
             for future in progress(as_completed(futures), total=len(due), label=label):
                 error = future.exception()
@@ -152,7 +148,7 @@ def fetch(file: GdcFile, folder: Path, *, local: Path | None = None, stop: threa
         return wanted.path
     folder.mkdir(parents=True, exist_ok=True)
     # A file under its own name without a sidecar is whole if the process was killed between renaming and signing.
-    if any(_adopt(file, folder, path) for path in (local, wanted.path) if path is not None):
+    if any(_adopt(file, wanted, path) for path in (local, wanted.path) if path is not None):
         return wanted.path
     meta_path(wanted.path).unlink(missing_ok=True)
     wanted.path.unlink(missing_ok=True)
@@ -161,14 +157,14 @@ def fetch(file: GdcFile, folder: Path, *, local: Path | None = None, stop: threa
     # Unbuffered: after a failed write nothing is left that closing the file would try to write again.
     with open(part_path(file, folder), "ab", buffering=0) as sink, client.new_session() as session:
         _lock(sink, file)
-        sha256 = _download(session, file, sink, stop or threading.Event())
+        _download(session, file, sink, stop or threading.Event())
         Path(sink.name).replace(wanted.path)
-    sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": client.api()})
+    _sign(file, wanted, started, client.api())
     return wanted.path
 
 
-def _download(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: threading.Event) -> str:
-    """Fetch until the file is whole and has the published md5; return its sha256."""
+def _download(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: threading.Event) -> None:
+    """Fetch until the file is whole and has the published md5."""
     current = file
     for _ in range(2):  # a wrong md5 is given a second chance, from the first byte
         try:
@@ -182,9 +178,8 @@ def _download(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: t
                     error.what, "Open files are refused for some hours after a data release: run again later."
                 ) from None
             _receive(session, current, sink, stop)
-        md5, sha256 = _hashes(Path(sink.name))
-        if md5 == file.md5:
-            return sha256
+        if (md5 := _md5(Path(sink.name))) == file.md5:
+            return
         _restart(sink)
     Path(sink.name).unlink()
     raise GdcError(
@@ -225,9 +220,9 @@ def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, sto
         try:
             for chunk in response.iter_content(CHUNK):
                 if stop.is_set():
-                    raise Stopped
+                    raise GdcError(f"{file.name} was left unfinished, since another download failed.")
                 _write(sink, chunk, file)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise Interrupted(f"{file.name}: {error}") from None
     if (received := sink.seek(0, io.SEEK_END)) != file.size:
         raise Interrupted(f"{file.name}: the connection closed after {received} of {file.size} bytes")
@@ -253,32 +248,28 @@ def _write(sink: io.FileIO, chunk: bytes, file: GdcFile) -> None:
         ) from None
 
 
-def _hashes(path: Path) -> tuple[str, str]:
-    """Compute md5 and sha256 (hex) of a file in one pass."""
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+def _md5(path: Path) -> str:
     with open(path, "rb") as source:
-        while chunk := source.read(1 << 22):
-            md5.update(chunk)
-            sha256.update(chunk)
-    return md5.hexdigest(), sha256.hexdigest()
+        return hashlib.file_digest(source, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _adopt(file: GdcFile, folder: Path, path: Path) -> bool:
+def _sign(file: GdcFile, wanted: Artefact, started: float, source: str) -> None:
+    facts = {"file_id": file.file_id, "md5": file.md5, "from": source}
+    sign(wanted, file_sha256(wanted.path), time.time() - started, facts)
+
+
+def _adopt(file: GdcFile, wanted: Artefact, path: Path) -> bool:
     """Use an existing copy, linked to unless it lies in place, when its bytes are the published ones."""
-    if _size(path) != file.size:
-        return False
     started = time.time()
-    md5, sha256 = _hashes(path)
-    if md5 != file.md5:
+    if _size(path) != file.size or _md5(path) != file.md5:
         return False
-    wanted = artefact(file, folder)
     if path != wanted.path:
         link = wanted.path.with_name(f".{file.name}.link")
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
         meta_path(wanted.path).unlink(missing_ok=True)
         link.replace(wanted.path)
-    sign(wanted, sha256, time.time() - started, {"file_id": file.file_id, "md5": file.md5, "from": str(path)})
+    _sign(file, wanted, started, str(path))
     return True
 
 
