@@ -8,9 +8,9 @@ from .gdc.acquisition import (
     fetch_slide as fetch_slide,
     remote_files as remote_files,
 )
-from .report import CohortReport as CohortReport
 from .sample_table import read_sample_table as read_sample_table
 from .stage import (
+    CohortReport as CohortReport,
     build as build,
     check as check,
     expected as expected,

@@ -33,7 +33,7 @@ def read_expression_table(
     path: Path,
     patients: Sequence[str],
     *,
-    genes: str | Sequence[str] = "all",
+    genes: str | Sequence[str] | Path = "all",
     clip: float | None = None,
     id_column: str = "patient_id",
     unpaired: str = "no slide",
@@ -51,7 +51,7 @@ def read_expression_table(
     patients
         Ids of the cohort's patients, sorted.
     genes
-        ``all``, ``protein_coding`` (an h5ad with ``var["gene_type"]``), or symbols.
+        ``all``, ``protein_coding`` (an h5ad with ``var["gene_type"]``), symbols, or a file of symbols.
     clip
         Values are clipped to ± this first.
     id_column
@@ -79,6 +79,8 @@ def read_expression_table(
             f"{some(values.index)}.",
             "Give both tables the same patient ids (a TCGA patient is its first 12 characters).",
         )
+    if isinstance(genes, Path):
+        genes = read_gene_list(genes, "expression.genes", "`all`, `protein_coding`, a list, or ")
     selected, absent = _select_genes(genes, values.columns, var, path)
     numbers = values.loc[kept, selected].to_numpy(np.float64)  # (n, g)
     known = ~np.isnan(numbers).all(axis=1)

@@ -1,17 +1,18 @@
 """Build a study's cohort: slides, patients and sites from its tables, paired with expression."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from wsibench.cohort import gdc, simulation
 from wsibench.cohort.clinical import column, read_patients
-from wsibench.cohort.expression import Expression, read_expression_table, read_gene_list
-from wsibench.cohort.report import CohortReport
+from wsibench.cohort.expression import Expression, read_expression_table
 from wsibench.cohort.sample_table import SAMPLE_COLUMNS, read_sample_table
 from wsibench.core import (
     Artefact,
@@ -33,6 +34,7 @@ from wsibench.core import (
     read_meta,
     record_failures,
     slide_identity,
+    some,
     writing,
 )
 
@@ -43,6 +45,46 @@ FORMAT = 2
 STAGE = "cohort"
 COLUMNS = (*SAMPLE_COLUMNS, "identity")
 """Columns of cohort.csv, all text, empty where unknown."""
+
+
+@dataclass(frozen=True)
+class CohortReport:
+    """Counts of a cohort, and the patients, slides and genes that were left out."""
+
+    counts: dict[str, int]
+    """Patients, slides, patients with several slides, sites, genes, …"""
+    exclusions: pd.DataFrame
+    """Kind (what: slide, patient, gene), id and reason, as in exclusions.csv."""
+    tables: dict[str, pd.DataFrame]
+    """Further tables by title: subtypes, of a GDC cohort the pairing rules with their counts, …"""
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """Exclusions counted by kind and reason, with the first few ids."""
+        # "missing values (3 patients)" and "missing values (4 patients)" are one reason.
+        reason = self.exclusions["reason"].str.replace(r" \(.*\)$", "", regex=True)
+        groups = self.exclusions.groupby(["what", reason], sort=False)["id"]
+        return groups.agg(n="size", ids=lambda ids: some(list(ids))).reset_index()
+
+    def _shown(self) -> dict[str, pd.DataFrame]:
+        """Collect the tables that are printed, by title."""
+        counts = pd.DataFrame(self.counts.items(), columns=["count", "n"])
+        left_out = "Left out (exclusions.csv lists all)" if len(self.exclusions) else "Nothing was left out."
+        return {"Cohort": counts, left_out: self.summary} | self.tables
+
+    def __str__(self) -> str:
+        """Format the tables as text."""
+        shown = self._shown().items()
+        return "\n\n".join(
+            title if table.empty else f"{title}\n{table.to_string(index=False)}" for title, table in shown
+        )
+
+    def _repr_html_(self) -> str:
+        """Format the tables for a notebook."""
+        shown = self._shown().items()
+        return "".join(
+            f"<p>{escape(title)}</p>" + table.to_html(index=False) * (not table.empty) for title, table in shown
+        )
 
 
 def not_applicable(study: Study) -> str | None:
@@ -92,7 +134,7 @@ def build(study: Study) -> CohortReport:
     artefacts = _artefacts(study, inputs)
     if any(artefact.due() for artefact in artefacts):
         _write(study, inputs, artefacts, provenance)
-    return _report(study, missing, tables)
+    return _report(study, tables)
 
 
 def check(study: Study) -> list[str]:
@@ -188,26 +230,20 @@ def slides_at_hand(study: Study) -> list[str]:
 # Inputs
 
 
-class _Identities:
-    """Identities of files, computed again only when a file's size or time has changed."""
-
-    def __init__(self, meta: dict[str, Any] | None) -> None:
-        self.known: dict[str, list[Any]] = (meta or {}).get("facts", {}).get("files", {})
-        self.seen: dict[str, list[Any]] = {}
-
-    def of(self, path: str | Path, identify: Callable[[Path], str]) -> str:
-        """Identify a file by its content; empty when there is no such file."""
+def _identify(paths: Iterable[Path | str], identify: Callable[[Path], str], known: dict[str, list]) -> dict[str, list]:
+    """Size, time and identity of each file that exists; the identity is taken from `known` while the others agree."""
+    seen = {}
+    for path in map(Path, paths):
         try:
-            stat = Path(path).stat() if path and Path(path).is_file() else None
+            stat = path.stat() if path.is_file() else None
         except OSError:  # such as a name that is too long
             stat = None
-        if stat is None:
-            return ""
-        size, mtime_ns, identity = self.known.get(str(path), (None, None, ""))
-        if (size, mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-            identity = identify(Path(path))
-        self.seen[str(path)] = [stat.st_size, stat.st_mtime_ns, identity]
-        return identity
+        if stat:
+            size, mtime_ns, identity = known.get(str(path), (None, None, ""))
+            if (size, mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+                identity = identify(path)
+            seen[str(path)] = [stat.st_size, stat.st_mtime_ns, identity]
+    return seen
 
 
 @dataclass(frozen=True)
@@ -217,58 +253,62 @@ class _Inputs:
     table: Path
     rows: pd.DataFrame
     """As of `read_sample_table`, with each slide's identity, empty where its file is missing."""
-    files: _Identities
     expression: Path | None
     gene_file: Path | None
-    genes: str | list[str]
-    clip: float | None
-    id_column: str = "patient_id"
-    unpaired: str = "no slide"
+    read_table: Callable[[Path, list[str]], Expression]
+    """Reads the expression of patients as the study says."""
+    files: dict[str, list]
+    """From `_identify`, by path."""
 
     @property
     def present(self) -> pd.DataFrame:
         """Rows whose slide file exists, and those of a cohort without slide files."""
         return self.rows[(self.rows["identity"] != "") | (self.rows["path"] == "")]
 
+    def identity(self, path: Path | None) -> str:
+        """Return the identity of a file; empty when there is no such file."""
+        return self.files[str(path)][-1] if str(path) in self.files else ""
+
     def read_expression(self) -> Expression | None:
         """Read the expression of the patients who can be paired with it."""
-        if self.expression is None:
-            return None
-        genes = self.genes
-        if self.gene_file:
-            genes = read_gene_list(self.gene_file, "expression.genes", "`all`, `protein_coding`, a list, or ")
         patients = sorted(set(self.present["patient_id"]))
-        return read_expression_table(
-            self.expression, patients, genes=genes, clip=self.clip, id_column=self.id_column, unpaired=self.unpaired
-        )
+        return self.read_table(self.expression, patients) if self.expression else None
 
 
 def _read_inputs(study: Study) -> _Inputs:
-    cohort, files, genes = study.cohort, _Identities(read_meta(study.cohort_csv)), study.expression.genes
-    gene_file = study.resolve(genes) if isinstance(genes, str) and genes not in ("all", "protein_coding") else None
-    settings = gene_file, genes, study.expression.clip
+    cohort, genes, expression = study.cohort, study.expression.genes, None
+    id_column, unpaired = "patient_id", "no slide"
     if isinstance(cohort, GdcCohort):
+        table, expression = study.gdc / "snapshot.json.gz", study.gdc / "expression.h5ad"
         rows = gdc.read_slides(gdc.Project.of(study))
-        return _Inputs(study.gdc / "snapshot.json.gz", rows, files, study.gdc / "expression.h5ad", *settings)
-    if isinstance(cohort, SimulatedCohort):
-        table = study.truth / "slides.csv"
+    elif isinstance(cohort, SimulatedCohort):
+        table, expression = study.truth / "slides.csv", study.truth / "expression.h5ad"
         if not table.is_file():
             raise NotReady("The cohort has not been simulated yet.", f"Run `wsibench run {study.name} --to 01`.")
-        rows = _identified(read_sample_table(table), files)
-        return _Inputs(table, rows, files, study.truth / "expression.h5ad", *settings)
-    if not isinstance(cohort, LocalCohort):
+        rows = read_sample_table(table)
+    elif isinstance(cohort, LocalCohort):
+        table = study.resolve(cohort.slides or cohort.patients or "")
+        folder = study.resolve(cohort.folder) if cohort.folder else None
+        rows = read_sample_table(table, "slides" if cohort.slides else "patients", cohort.columns, folder)
+        expression = study.resolve(cohort.expression) if cohort.expression else None
+        id_column = cohort.columns.get("patient_id", id_column)
+        unpaired = unpaired if cohort.slides else "not in the table of patients"
+    else:
         raise CohortError(study.no_cohort or "The study has no cohort.", "Ask its two studies for their cohorts.")
-    table = study.resolve(cohort.slides or cohort.patients or "")
-    folder = study.resolve(cohort.folder) if cohort.folder else None
-    rows = read_sample_table(table, "slides" if cohort.slides else "patients", cohort.columns, folder)
-    expression = study.resolve(cohort.expression) if cohort.expression else None
-    unpaired = "no slide" if cohort.slides else "not in the table of patients"
-    id_column = cohort.columns.get("patient_id", "patient_id")
-    return _Inputs(table, _identified(rows, files), files, expression, *settings, id_column, unpaired)
-
-
-def _identified(rows: pd.DataFrame, files: _Identities) -> pd.DataFrame:
-    return rows.assign(identity=[files.of(path, slide_identity) for path in rows["path"]])
+    gene_file = study.resolve(genes) if isinstance(genes, str) and genes not in ("all", "protein_coding") else None
+    read = partial(
+        read_expression_table,
+        genes=gene_file or genes,
+        clip=study.expression.clip,
+        id_column=id_column,
+        unpaired=unpaired,
+    )
+    known = (read_meta(study.cohort_csv) or {}).get("facts", {}).get("files", {})
+    files = _identify(filter(None, (expression, gene_file)), file_sha256, known)
+    if "identity" not in rows:
+        files |= _identify(filter(None, rows["path"]), slide_identity, known)
+        rows["identity"] = [files[path][-1] if path in files else "" for path in rows["path"]]
+    return _Inputs(table, rows, expression, gene_file, read, files)
 
 
 def _missing(rows: pd.DataFrame) -> list[Failure]:
@@ -285,12 +325,12 @@ def _missing(rows: pd.DataFrame) -> list[Failure]:
 
 def _artefacts(study: Study, inputs: _Inputs) -> list[Artefact]:
     """Keys from the content of tables rather than their bytes: moving a slide makes no expression due."""
-    table = inputs.files.of(inputs.expression or "", file_sha256)
+    table = inputs.identity(inputs.expression)
     section = study.model_dump(mode="json", include={"cohort"})
     cohort = make_key(STAGE, FORMAT, section, [digest(_movable(study, inputs.rows).to_dict("records")), table])
     # Which of the genes are scored does not concern the table.
     section = study.expression.model_dump(mode="json", exclude={"highly_variable"})
-    genes = inputs.files.of(inputs.gene_file or "", file_sha256)
+    genes = inputs.identity(inputs.gene_file)
     expression = make_key(STAGE, FORMAT, section, [table, genes, digest(sorted(set(inputs.present["patient_id"])))])
     exclusions = make_key(STAGE, FORMAT, "exclusions", [cohort, expression])
     artefacts = [Artefact(study.cohort_csv, cohort), Artefact(study.exclusions_csv, exclusions)]
@@ -301,7 +341,7 @@ def _write(study: Study, inputs: _Inputs, artefacts: list[Artefact], provenance:
     rows, present = inputs.rows, inputs.present
     if present.empty:
         raise CohortError(f"None of the {len(rows)} slides of {inputs.table} is there.", "Correct the column path.")
-    facts = {"files": inputs.files.seen, "unused_columns": rows.attrs.get("unused_columns", [])}
+    facts = {"files": inputs.files, "unused_columns": rows.attrs.get("unused_columns", [])}
     exclusions = [("slide", slide, "no such file") for slide in rows["slide_id"][~rows.index.isin(present.index)]]
     if isinstance(study.cohort, GdcCohort):
         exclusions += gdc.read_pairing(gdc.Project.of(study)).dropped.itertuples(index=False, name=None)
@@ -329,19 +369,22 @@ def _movable(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(path=inside)
 
 
-def _report(study: Study, missing: list[Failure], tables: dict[str, pd.DataFrame]) -> CohortReport:
+def _report(study: Study, tables: dict[str, pd.DataFrame]) -> CohortReport:
     rows, facts = read_cohort(study), (read_meta(study.cohort_csv) or {})["facts"]
-    patients, slides = rows.drop_duplicates("patient_id"), rows[rows["slide_id"] != ""]
+    patients, slides = rows.drop_duplicates("patient_id").replace("", None), rows[rows["slide_id"] != ""]
     counts = {
         "patients": len(patients),
         "slides": len(slides),
         "patients with several slides": int((slides["patient_id"].value_counts() > 1).sum()),
-        "sites": patients["site"][patients["site"] != ""].nunique(),
-        "patients without a site": int((patients["site"] == "").sum()),
+        "sites": patients["site"].nunique(),
+        "patients without a site": int(patients["site"].isna().sum()),
     }
     if has_expression(study):
         counts["genes"] = (read_meta(study.expression_h5ad) or {})["facts"]["n_genes"]
         counts["genes not selected"] = facts["genes_not_selected"]
-    subtypes = patients["subtype"][patients["subtype"] != ""].value_counts().sort_index().to_dict()
+    if patients["subtype"].notna().any():
+        tables = {"Subtypes": patients["subtype"].value_counts().sort_index().reset_index(name="patients")} | tables
+    if unused := facts["unused_columns"]:
+        tables = {f"Columns not used: {', '.join(unused)}": pd.DataFrame()} | tables
     exclusions = pd.read_csv(study.exclusions_csv, dtype=str, keep_default_na=False)
-    return CohortReport(counts, subtypes, exclusions, missing, facts["unused_columns"], tables)
+    return CohortReport(counts, exclusions, tables)
