@@ -20,12 +20,12 @@ import yaml
 from wsibench.cohort.sample_table import rename_columns
 from wsibench.core import CohortError, GdcCohort, Study, file_sha256, read_rows, some
 
+# Fields read from TCGA's exports, in the order of the tables.
 FIELDS = ("subtype", "stage", "age_years", "er", "pr", "her2")
-"""Fields read from TCGA's exports, in the order of the tables."""
+# Cells without information, in lower case.
 UNKNOWN = {
     "", "--", "na", "nan", "n/a", "unknown", "not reported", "not available", "not evaluated", "not applicable",
 }  # fmt: skip
-"""Cells without information, in lower case."""
 TCGA_PATIENT = r"TCGA-\w\w-\w{4}"
 
 

@@ -13,20 +13,18 @@ from wsibench.core import CohortError, read_matrix, some
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# Columns of a table's var that are kept, when it is an h5ad that has them.
 VAR_COLUMNS = ("gene_type", "ensembl_id", "group", "ceiling")
-"""Columns of a table's var that are kept, when it is an h5ad that has them."""
 
 
 @dataclass
 class Expression:
     """Expression of the cohort's patients, and the parts of the table that were left out."""
 
-    adata: "AnnData"
-    """Patients × genes; X float32."""
-    n_not_selected: int
-    """Genes of the table that ``expression.genes`` does not ask for."""
+    adata: "AnnData"  # patients × genes; X float32
+    n_not_selected: int  # genes of the table that ``expression.genes`` does not ask for
+    # Patients and genes that were asked for and left out: ("patient" or "gene", id, reason).
     exclusions: list[tuple[str, str, str]] = field(default_factory=list)
-    """Patients and genes that were asked for and left out: ("patient" or "gene", id, reason)."""
 
 
 def read_expression_table(

@@ -9,16 +9,16 @@ import pandas as pd
 
 from wsibench.core import CohortError, read_rows, some
 
+# Columns of a table of slides; the first three are required.
 SLIDES_COLUMNS = ("slide_id", "patient_id", "path", "site", "subtype", "mpp")
-"""Columns of a table of slides; the first three are required."""
+# Columns of a table of patients; the first is required, slide_ids are separated by semicolons.
 PATIENTS_COLUMNS = ("patient_id", "site", "subtype", "slide_ids")
-"""Columns of a table of patients; the first is required, slide_ids are separated by semicolons."""
+# Columns of a table that has been read, whichever kind it was.
 SAMPLE_COLUMNS = ("slide_id", "patient_id", "site", "subtype", "path", "mpp")
-"""Columns of a table that has been read, whichever kind it was."""
+# Slide ids become file names.
 SAFE_ID = re.compile(r"\w(?:[\w.+=@-]{0,198}[\w+=@-])?")
-"""Slide ids become file names."""
+# Characters 6–7 of a TCGA barcode are the tissue source site.
 TCGA_BARCODE = re.compile(r"TCGA-(?P<site>[A-Z0-9]{2})-[A-Z0-9]{4}\b")
-"""Characters 6–7 of a TCGA barcode are the tissue source site."""
 ONE_ROW = "Give each slide a row, and each row a slide."
 
 

@@ -43,20 +43,18 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 STAGE = "cohort"
+# Columns of cohort.csv, all text, empty where unknown.
 COLUMNS = (*SAMPLE_COLUMNS, "identity")
-"""Columns of cohort.csv, all text, empty where unknown."""
 
 
 @dataclass(frozen=True)
 class CohortReport:
     """Counts of a cohort, and the patients, slides and genes that were left out."""
 
-    counts: dict[str, int]
-    """Patients, slides, patients with several slides, sites, genes, …"""
-    exclusions: pd.DataFrame
-    """Kind (what: slide, patient, gene), id and reason, as in exclusions.csv."""
+    counts: dict[str, int]  # patients, slides, patients with several slides, sites, genes, …
+    exclusions: pd.DataFrame  # kind (what: slide, patient, gene), id and reason, as in exclusions.csv
+    # Further tables by title: subtypes, of a GDC cohort the pairing rules with their counts, …
     tables: dict[str, pd.DataFrame]
-    """Further tables by title: subtypes, of a GDC cohort the pairing rules with their counts, …"""
 
     @property
     def summary(self) -> pd.DataFrame:
@@ -251,14 +249,11 @@ class _Inputs:
     """Sample table of a cohort, and its expression table with the settings to read it."""
 
     table: Path
-    rows: pd.DataFrame
-    """As of `read_sample_table`, with each slide's identity, empty where its file is missing."""
+    rows: pd.DataFrame  # as of `read_sample_table`, with each slide's identity, empty where its file is missing
     expression: Path | None
     gene_file: Path | None
-    read_table: Callable[[Path, list[str]], Expression]
-    """Reads the expression of patients as the study says."""
-    files: dict[str, list]
-    """From `_identify`, by path."""
+    read_table: Callable[[Path, list[str]], Expression]  # reads the expression of patients as the study says
+    files: dict[str, list]  # from `_identify`, by path
 
     @property
     def present(self) -> pd.DataFrame:

@@ -36,23 +36,16 @@ STAGE = "cohort"
 class Project:
     """A project of the GDC, and the folders of its files."""
 
-    study: str
-    """Name of the study, for the commands in messages."""
-    name: str
-    """Such as ``TCGA-BRCA``."""
-    tables: Path
-    """Folder of the snapshot and of the tables made of it."""
+    study: str  # name of the study, for the commands in messages
+    name: str  # such as ``TCGA-BRCA``
+    tables: Path  # folder of the snapshot and of the tables made of it
     slides: Path
     rna: Path
-    streamed: bool
-    """Slides are fetched one by one when they are embedded, and not kept."""
-    snapshot: Path | None
-    """A snapshot to use instead of asking the GDC."""
-    local_slides: Path | None
-    """Folder of slides that the user has downloaded already."""
+    streamed: bool  # slides are fetched one by one when they are embedded, and not kept
+    snapshot: Path | None  # a snapshot to use instead of asking the GDC
+    local_slides: Path | None  # folder of slides that the user has downloaded already
     local_rna: Path | None
-    clinical: Path | None
-    """An export of TCGA's clinical data."""
+    clinical: Path | None  # an export of TCGA's clinical data
 
     @classmethod
     def of(cls, study: Study) -> "Project":

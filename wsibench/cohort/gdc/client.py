@@ -25,8 +25,8 @@ from wsibench.core import GdcError
 T = TypeVar("T")
 
 API = "https://api.gdc.cancer.gov"
+# Files asked for at once: the GDC answers 503 or 504 to large requests.
 PAGE = 500
-"""Files asked for at once: the GDC answers 503 or 504 to large requests."""
 FIELDS = (
     "file_id", "file_name", "file_size", "md5sum", "access",
     "associated_entities.entity_submitter_id", "cases.submitter_id",
@@ -45,18 +45,18 @@ RNA = {
     "access": "open",
 }
 FORMAT = 1
+# Allowed names of files: they become paths here.
 FILE_NAME = re.compile(r"\w[\w.-]*")
-"""Allowed names of files: they become paths here."""
+# Answers after which a request is repeated.
 BUSY = (429, 500, 502, 503, 504)
-"""Answers after which a request is repeated."""
+# Attempts in a row without progress before a request counts as failed: about two minutes.
 ATTEMPTS = 8
-"""Attempts in a row without progress before a request counts as failed: about two minutes."""
+# Pause after the first failed attempt; it doubles each time, up to a minute.
 BACKOFF_S = 1.0
-"""Pause after the first failed attempt; it doubles each time, up to a minute."""
+# To connect, and between two packets.
 TIMEOUT_S = (30, 120)
-"""To connect, and between two packets."""
+# Errors that JSON of another structure than expected leads to.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
-"""Errors that JSON of another structure than expected leads to."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class GdcFile:
 
     file_id: str
     name: str
-    size: int
-    """Bytes."""
+    size: int  # bytes
     md5: str
 
 

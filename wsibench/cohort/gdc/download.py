@@ -23,12 +23,12 @@ from wsibench.cohort.gdc.client import GdcFile, Interrupted, Refused, Unreachabl
 from wsibench.core import Artefact, GdcError, file_sha256, make_key, meta_path, progress, sign
 
 FORMAT = 1
+# Files fetched at once.
 PARALLEL = 4
-"""Files fetched at once."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 GB = 1e9
+# Bytes read at once, and lost at most when a connection breaks.
 CHUNK = 1 << 16
-"""Bytes read at once, and lost at most when a connection breaks."""
 
 
 class DiskFull(GdcError):

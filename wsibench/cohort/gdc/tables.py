@@ -17,25 +17,24 @@ from wsibench.core import CohortError, n_workers, progress
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# Sample, slide and aliquot barcodes.  Characters 6–7 are the tissue source site.
+#
+# https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode
 BARCODE = (
     r"^(?P<patient_id>TCGA-(?P<site>[A-Z0-9]{2})-[A-Z0-9]{4})-(?P<sample>\d{2})(?P<vial>[A-Z])"
     r"(?:-(?P<portion>\d{2})(?:(?P<analyte>[A-Z])-(?P<plate>[A-Z0-9]{4})-(?P<centre>[A-Z0-9]{2})"
     r"|-(?P<section>DX|TS|MS|BS)[A-Z0-9]*)?)?$"
 )
-"""Sample, slide and aliquot barcodes.  Characters 6–7 are the tissue source site.
 
-https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode
-"""
-
+# Sample code of a primary solid tumour; 06 is a metastasis, 11 normal tissue beside the tumour.
 PRIMARY = "01"
-"""Sample code of a primary solid tumour; 06 is a metastasis, 11 normal tissue beside the tumour."""
 
+# RNA analytes, preferred ones first: the order of Firehose's analyte replicate filter.
 ANALYTES = ("H", "R", "T")
-"""RNA analytes, preferred ones first: the order of Firehose's analyte replicate filter."""
 GENE_COLUMNS = ("gene_id", "gene_name", "gene_type")
 VALUE_COLUMNS = ("gene_id", "unstranded", "tpm_unstranded")
+# Suffix of the ids of 44 genes that lie on both X and Y and are counted on X: the same symbol twice.
 PAR_Y = "_PAR_Y"
-"""Suffix of the ids of 44 genes that lie on both X and Y and are counted on X: the same symbol twice."""
 READ_AGAIN = "Delete it and run 01_cohort again: it is fetched anew."
 
 
@@ -46,14 +45,11 @@ READ_AGAIN = "Delete it and run 01_cohort again: it is fetched anew."
 class Pairing:
     """Files that the rules keep, and those that they drop."""
 
-    slides: pd.DataFrame
-    """One row a slide, as given, with `patient_id` and `site`."""
-    rna: pd.DataFrame
-    """One row a patient."""
+    slides: pd.DataFrame  # one row a slide, as given, with `patient_id` and `site`
+    rna: pd.DataFrame  # one row a patient
+    # One row a rule: the numbers of files, patients and sites that it keeps, and of those that it drops.
     rules: pd.DataFrame
-    """One row a rule: the numbers of files, patients and sites that it keeps, and of those that it drops."""
-    dropped: pd.DataFrame
-    """One row a dropped file: kind of file (what), id, reason."""
+    dropped: pd.DataFrame  # one row a dropped file: kind of file (what), id, reason
 
 
 def parse_barcodes(barcodes: pd.Series) -> pd.DataFrame:

@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 FORMAT = 2
+# Standard normal traits of a patient, independent of each other and of the site, and the prefixes of their genes.
 LATENTS = {"nuclear_density": "ND", "nuclear_size": "NS", "lymphocytes": "LY", "stroma": "ST"}
-"""Standard normal traits of a patient, independent of each other and of the site, and the prefixes of their genes."""
+# Spearman correlations with their latent that groups of genes attain at best.
 CEILINGS = (0.3, 0.5, 0.8)
-"""Spearman correlations with their latent that groups of genes attain at best."""
 GENES_PER_GROUP, SITE_GENES, NULL_GENES = 25, 40, 400
+# Share of a site gene's variance that lies between sites.
 SITE_SHARE = 0.6
-"""Share of a site gene's variance that lies between sites."""
+# Share of the patients that have two slides.
 SECOND_SLIDE = 0.1
-"""Share of the patients that have two slides."""
+# Patients of the smallest site, in a cohort large enough for it.
 LEAST_PER_SITE = 4
-"""Patients of the smallest site, in a cohort large enough for it."""
+# µm/px of the sites' scanners, in turn: a quarter of them at 40x, most a little off the nominal value.
 SCANNERS = (0.2508, 0.4990, 0.5015, 0.5000, 0.2465, 0.5022, 0.4978, 0.5000, 0.2520, 0.4990, 0.5015, 0.5000)
-"""µm/px of the sites' scanners, in turn: a quarter of them at 40x, most a little off the nominal value."""
+# Optical density (R, G, B) of the two stains: the usual reference vectors of Macenko et al. 2009.
 HAEMATOXYLIN, EOSIN = (0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)
-"""Optical density (R, G, B) of the two stains: the usual reference vectors of Macenko et al. 2009."""
+# Side of a slide file's tiles; that of Aperio's scanners.
 TILE_PX = 240
-"""Side of a slide file's tiles; that of Aperio's scanners."""
+# Each level of the pyramid is this much coarser than the one before.
 REDUCTION = 4
-"""Each level of the pyramid is this much coarser than the one before."""
+# No level is made smaller than this.
 SMALLEST_PX = 256
-"""No level is made smaller than this."""
+# JPEG quality.
 QUALITY = 85
-"""JPEG quality."""
 _SITES, _PATIENTS, _SLIDES, _EXPRESSION = range(4)
 
 

@@ -12,50 +12,43 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+# Side of the square of glass that is scanned.
 GLASS_UM = 1400.0
-"""Side of the square of glass that is scanned."""
+# Mean radius of the piece of tissue.
 TISSUE_UM = 560.0
-"""Mean radius of the piece of tissue."""
+# Least width of bare glass around it.
 MARGIN_UM = 24.0
-"""Least width of bare glass around it."""
+# µm/px of the layout fields; they are smooth, so this is fine enough.
 LAYOUT_UM = 2.0
-"""µm/px of the layout fields; they are smooth, so this is fine enough."""
+# µm/px of fibres and cytoplasm; only nuclei are drawn at the slide's own resolution.
 TEXTURE_UM = 1.0
-"""µm/px of fibres and cytoplasm; only nuclei are drawn at the slide's own resolution."""
+# Spacing of possible glands.
 GLAND_UM = 95.0
-"""Spacing of possible glands."""
+# Amount of each stain (optical density along its vector) that a map's 255 stands for.
 FULL_H, FULL_E = 2.0, 1.6
-"""Amount of each stain (optical density along its vector) that a map's 255 stands for."""
+# A painting's side is a multiple of this, so that coarser levels of a pyramid hold whole pixels.
 WHOLE_PX = 16
-"""A painting's side is a multiple of this, so that coarser levels of a pyramid hold whole pixels."""
+# Orientations of the nuclei in a bank, and different nuclei in each.
 ANGLES, VARIANTS = 16, 8
-"""Orientations of the nuclei in a bank, and different nuclei in each."""
 
 
 @dataclass(frozen=True)
 class Morphology:
     """Physical quantities of a piece of tissue."""
 
-    nuclei_per_mm2: float
-    """Epithelial nuclei per mm² of epithelium; stromal nuclei follow in proportion."""
-    nucleus_um: float
-    """Mean radius of an epithelial nucleus (µm); stromal nuclei follow in proportion."""
-    hot_spots: float
-    """Share of the tissue's area that lies in lymphocyte hot spots."""
-    stroma: float
-    """Share of the other tissue's area that is stroma, the rest being glands."""
+    nuclei_per_mm2: float  # epithelial nuclei per mm² of epithelium; stromal nuclei follow in proportion
+    nucleus_um: float  # mean radius of an epithelial nucleus (µm); stromal nuclei follow in proportion
+    hot_spots: float  # share of the tissue's area that lies in lymphocyte hot spots
+    stroma: float  # share of the other tissue's area that is stroma, the rest being glands
 
 
 @dataclass(frozen=True)
 class Stain:
     """A laboratory's stain and scanner."""
 
-    haematoxylin: tuple[float, float, float]
-    """Optical density (R, G, B; log10) of one unit of haematoxylin."""
-    eosin: tuple[float, float, float]
-    """Optical density (R, G, B; log10) of one unit of eosin."""
-    white: tuple[float, float, float]
-    """Grey levels (R, G, B) of bare glass."""
+    haematoxylin: tuple[float, float, float]  # optical density (R, G, B; log10) of one unit of haematoxylin
+    eosin: tuple[float, float, float]  # optical density (R, G, B; log10) of one unit of eosin
+    white: tuple[float, float, float]  # grey levels (R, G, B) of bare glass
 
     def colours(self) -> np.ndarray:
         """Compute the colour of each pair of map values by the Beer–Lambert law.
@@ -117,18 +110,12 @@ def paint(morphology: Morphology, slide_mpp: float, seed: np.random.SeedSequence
 class _Layout:
     """Fields of the tissue's layout, float32 (n, n) at `LAYOUT_UM`."""
 
-    tissue: np.ndarray
-    """0 on glass, 1 in tissue, soft at the border."""
-    depth: np.ndarray
-    """µm into a gland from its basement membrane; negative in stroma."""
-    lumen: np.ndarray
-    """Positive inside the lumen of a gland."""
-    hot_spot: np.ndarray
-    """Positive inside a lymphocyte hot spot."""
-    across: np.ndarray
-    """Coordinate (µm) that grows across the collagen fibres."""
-    along: np.ndarray
-    """Coordinate (µm) that grows roughly along them."""
+    tissue: np.ndarray  # 0 on glass, 1 in tissue, soft at the border
+    depth: np.ndarray  # µm into a gland from its basement membrane; negative in stroma
+    lumen: np.ndarray  # positive inside the lumen of a gland
+    hot_spot: np.ndarray  # positive inside a lymphocyte hot spot
+    across: np.ndarray  # coordinate (µm) that grows across the collagen fibres
+    along: np.ndarray  # coordinate (µm) that grows roughly along them
 
     def area_mm2(self, where: np.ndarray) -> float:
         """Area (mm²) of a mask of the layout."""
@@ -253,20 +240,13 @@ def _fibres(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> 
 class _Nuclei:
     """Positions, directions and appearance of nuclei of one kind."""
 
-    xy_um: np.ndarray
-    """Centres (x, y)."""
-    angles: np.ndarray
-    """Directions of the long axes (rad)."""
-    radius_um: float
-    """Radius of a disc of the mean area."""
-    spread: float
-    """Standard deviation of the log radius."""
-    aspect: float
-    """Long axis by short axis."""
-    haematoxylin: float
-    """Amount of stain in the chromatin."""
-    pallor: float
-    """Share of it that the interior lacks compared with the rim."""
+    xy_um: np.ndarray  # centres (x, y)
+    angles: np.ndarray  # directions of the long axes (rad)
+    radius_um: float  # radius of a disc of the mean area
+    spread: float  # standard deviation of the log radius
+    aspect: float  # long axis by short axis
+    haematoxylin: float  # amount of stain in the chromatin
+    pallor: float  # share of it that the interior lacks compared with the rim
 
 
 def _epithelium(layout: _Layout, morphology: Morphology, rng: np.random.Generator) -> _Nuclei:
