@@ -113,3 +113,11 @@ def test_semicolons_are_named(tmp_path):
 def test_a_message_names_the_first_few():
     assert some(["a", "b"]) == "a, b"
     assert some(list("abcdef")) == "a, b, c and 3 more"
+
+
+def test_a_table_of_other_ids_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,A\nx,1\ny,2\n")
+    assert read_matrix(path, id_column="id", ids=["y", "z"])[0].shape == (2, 1)
+    with pytest.raises(CohortError, match="shares no id with the cohort: the cohort has v, w; the table has x, y"):
+        read_matrix(path, id_column="id", ids=["v", "w"])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wsibench.cohort import clinical
-from wsibench.core import CohortError, FeatureTable, progress, read_matrix, some
+from wsibench.core import CohortError, FeatureTable, progress, read_matrix
 from wsibench.embedding import read_coords, read_features
 
 IN_MEMORY = 2 << 30  # bytes of tile features; the bags of larger cohorts are read one by one
@@ -90,14 +90,7 @@ def table_features(path: Path, slides: pd.DataFrame, settings: FeatureTable, nam
             f"features.{name}: {path} has {values.shape[1]} feature columns, study.yaml states {settings.width}.",
             "Give the table that the study was written for, or correct `width`.",
         )
-    known = values.index.intersection(ids)
-    if not len(known):
-        raise CohortError(
-            f"features.{name} shares no {settings.id} with the cohort: the cohort has {some(ids)}; {path} has "
-            f"{some(values.index)}.",
-            f"Give both tables the same ids, or set another `id` than {settings.id}.",
-        )
-    values = values.loc[known].dropna(how="all").astype(np.float64)
+    values = values.loc[values.index.intersection(ids)].dropna(how="all").astype(np.float64)
     if settings.id == "slide_id":
         patients = slides.set_index("slide_id")["patient_id"]
         values = values.groupby(patients.loc[values.index].to_numpy()).mean()

@@ -212,15 +212,10 @@ def column(known: pd.DataFrame, name: str, where: str) -> pd.Series:
     CohortError
         When there is no such column, or no patient's value is known.
     """
-    if name not in known:
-        raise CohortError(
-            f"{where} names {name!r}, which is not a known column of the patients.",
-            f"There are {', '.join(known.columns)}; `clinical: {{table: …}}` in study.yaml adds others.",
-        )
-    if (known[name] == "").all():
+    if name not in known or (known[name] == "").all():
         raise CohortError(
             f"{where} names {name!r}, which is known of none of the {len(known)} patients.",
-            "Fill the column, or leave it out of study.yaml.",
+            f"There are {', '.join(known.columns)}; `clinical: {{table: …}}` in study.yaml adds others.",
         )
     return known[name]
 
@@ -293,10 +288,10 @@ def _read_export(path: Path) -> pd.DataFrame:
         with opener(path, "rt", encoding="utf-8-sig") as file:
             text = "".join(dropwhile(lambda line: line.startswith("#"), file))
         return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise CohortError(f"There is no clinical table {path}.", "Correct `clinical` in study.yaml.") from None
     except (UnicodeDecodeError, OSError, EOFError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CohortError(f"{path} cannot be read: {error}.", "Give a .csv, or a tab-separated .tsv or .txt.") from None
+        raise CohortError(
+            f"The clinical table {path} cannot be read: {error}.", "Give a .csv, or a tab-separated .tsv or .txt."
+        ) from None
 
 
 def _choose_columns(table: pd.DataFrame) -> dict[str, str]:

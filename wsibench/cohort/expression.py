@@ -71,12 +71,6 @@ def read_expression_table(
 
     values, var = read_matrix(path, id_column=id_column, ids=patients)
     kept = [patient for patient in patients if patient in values.index]
-    if not kept:
-        raise CohortError(
-            f"No patient of the cohort has expression: the cohort has {some(patients)}; {path} has "
-            f"{some(values.index)}.",
-            "Give both tables the same patient ids (a TCGA patient is its first 12 characters).",
-        )
     if isinstance(genes, Path):
         genes = read_gene_list(genes, "expression.genes", "`all`, `protein_coding`, a list, or ")
     selected, absent = _select_genes(genes, values.columns, var, path)

@@ -64,24 +64,14 @@ class CohortReport:
         groups = self.exclusions.groupby(["what", reason], sort=False)["id"]
         return groups.agg(n="size", ids=lambda ids: some(list(ids))).reset_index()
 
-    def _shown(self) -> dict[str, pd.DataFrame]:
-        """Collect the tables that are printed, by title."""
-        counts = pd.DataFrame(self.counts.items(), columns=["count", "n"])
-        left_out = "Left out (exclusions.csv lists all)" if len(self.exclusions) else "Nothing was left out."
-        return {"Cohort": counts, left_out: self.summary} | self.tables
-
-    def __str__(self) -> str:
-        """Format the tables as text."""
-        shown = self._shown().items()
-        return "\n\n".join(
-            title if table.empty else f"{title}\n{table.to_string(index=False)}" for title, table in shown
-        )
-
     def _repr_html_(self) -> str:
         """Format the tables for a notebook."""
-        shown = self._shown().items()
+        counts = pd.DataFrame(self.counts.items(), columns=["count", "n"])
+        left_out = "Left out (exclusions.csv lists all)" if len(self.exclusions) else "Nothing was left out."
+        shown = {"Cohort": counts, left_out: self.summary} | self.tables
         return "".join(
-            f"<p>{escape(title)}</p>" + table.to_html(index=False) * (not table.empty) for title, table in shown
+            f"<p>{escape(title)}</p>" + ("" if table.empty else table.to_html(index=False))
+            for title, table in shown.items()
         )
 
 

@@ -46,7 +46,7 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
     id_column
         Required name of the first column; an h5ad's index may have any name.
     ids
-        Expected ids, to recognise a transposed table.
+        Ids of the cohort, one of which has to occur and none of which names a column; empty for any.
 
     Returns
     -------
@@ -58,8 +58,8 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
     Raises
     ------
     CohortError
-        For a missing file, an unknown kind of file, a first column of another name, a transposed table,
-        duplicate rows or columns, and anything that is neither a finite number nor empty.
+        For a missing file, an unknown kind of file, a first column of another name, a transposed table, ids that
+        the cohort does not have, duplicate rows or columns, and anything that is neither a finite number nor empty.
     """
     if not path.exists():
         raise CohortError(f"There is no table {path}.", NOT_FOUND)
@@ -80,6 +80,12 @@ def read_matrix(path: Path, *, id_column: str, ids: Collection[str]) -> tuple[pd
     if values.empty:
         raise CohortError(f"{path} has no {'columns of numbers' if len(values) else 'rows'}.")
     _check_unique(path, "row", values.index)
+    if len(ids) and not values.index.isin(ids).any():
+        raise CohortError(
+            f"{path} shares no {id_column} with the cohort: the cohort has {some(ids)}; the table has "
+            f"{some(values.index)}.",
+            "Give both the same ids (a TCGA patient is its first 12 characters).",
+        )
     _check_numbers(path, values)
     return values, pd.DataFrame(index=values.columns) if var is None else var
 

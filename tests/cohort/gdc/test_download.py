@@ -225,17 +225,17 @@ def test_downloads_continue_after_a_full_disk(
     room = [7 * MIB]
     real = download._write
 
-    def write(sink, chunk, file):
+    def write(sink, chunk):
         room[0] -= len(chunk)
         if room[0] < 0:
             sink = SimpleNamespace(write=no_space, name=sink.name)
-        real(sink, chunk, file)
+        real(sink, chunk)
 
     def no_space(_: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download, "_write", write)
-    with pytest.raises(download.DiskFull, match=r"filled up.*finished files stay"):
+    with pytest.raises(download.DiskFull, match=r"No space left.*finished files stay"):
         download.fetch_all(files, tmp_path, label="slides")
     done = [file for file in files if download.artefact(file, tmp_path).due() is None]
     room[0] = 1 << 40

@@ -4,7 +4,6 @@ A file under its real name with a sidecar is finished and is never fetched again
 bytes are in a hidden ``.part`` file, which a later run continues.
 """
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -25,14 +24,13 @@ from wsibench.core import Artefact, GdcError, file_sha256, make_key, meta_path, 
 FORMAT = 1
 # Files fetched at once.
 PARALLEL = 4
-FULL = (errno.ENOSPC, errno.EDQUOT)
 GB = 1e9
 # Bytes read at once, and lost at most when a connection breaks.
 CHUNK = 1 << 16
 
 
 class DiskFull(GdcError):
-    """A disk without room for the files to fetch."""
+    """A disk without room for the files to fetch, or that cannot be written to."""
 
 
 def artefact(file: GdcFile, folder: Path) -> Artefact:
@@ -221,7 +219,7 @@ def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, sto
             for chunk in response.iter_content(CHUNK):
                 if stop.is_set():
                     raise GdcError(f"{file.name} was left unfinished, since another download failed.")
-                _write(sink, chunk, file)
+                _write(sink, chunk)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise Interrupted(f"{file.name}: {error}") from None
     if (received := sink.seek(0, io.SEEK_END)) != file.size:
@@ -234,16 +232,13 @@ def _restart(sink: io.FileIO) -> int:
     return sink.seek(0)
 
 
-def _write(sink: io.FileIO, chunk: bytes, file: GdcFile) -> None:
-    rest = memoryview(chunk)
+def _write(sink: io.FileIO, chunk: bytes) -> None:
     try:
-        while rest:
-            rest = rest[sink.write(rest) :]
+        while chunk:
+            chunk = chunk[sink.write(chunk) :]
     except OSError as error:
-        if error.errno not in FULL:
-            raise GdcError(f"{sink.name} cannot be written: {error}.") from None
         raise DiskFull(
-            f"The disk of {Path(sink.name).parent} filled up while {file.name} was fetched.",
+            f"{sink.name} cannot be written: {error}.",
             "Free some space and run again: finished files stay, and an unfinished one continues where it stopped.",
         ) from None
 
