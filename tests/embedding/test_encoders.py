@@ -1,9 +1,12 @@
 """Encoders: records, a study's own encoders, controls, exposure to TCGA and weights."""
 
+import io
+import json
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -48,7 +51,7 @@ def test_names_are_unique():
 @pytest.mark.parametrize("record", ENCODERS.values(), ids=lambda record: record.name)
 def test_every_record_can_be_built(record):
     assert record.dim > 0
-    assert record.needs_weights == (record.repo is not None)
+    assert record.needs_weights == (record.repo is not None or record.package is not None)
     assert all(0 < value < 1 for value in record.mean + record.std)
 
 
@@ -68,6 +71,55 @@ def test_every_record_can_be_built(record):
 def test_a_record_with_a_mistake_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Encoder(**{"name": "mine", "loader": "timm", "arch": "resnet50", "dim": 3} | wrong)
+
+
+# What an independent source states of each record that an audit corrected.
+CORRECTED = {
+    "phikon": {"interpolation": "bilinear", "precision": "fp32"},
+    "midnight-12k": {"interpolation": "bilinear", "gate": "open", "precision": "fp32"},
+    "kaiko-b8": {"interpolation": "bilinear", "gate": "open"},
+    "dinov3-large": {"interpolation": "bilinear", "parameters": 303_129_600},
+    "virchow": {"precision": "fp16", "commercial": "yes", "prefix_tokens": 1},
+    "virchow2": {"precision": "fp16", "prefix_tokens": 5},
+    "gigapath": {"precision": "fp16", "file": "pytorch_model.bin", "parameters": 1_134_953_984},
+    "h0-mini": {"precision": "fp16", "prefix_tokens": 5, "parameters": 85_739_520, "tcga": "yes"},
+    "h-optimus-0": {"gate": "gated", "precision": "fp16"},
+    "lunit-s8": {
+        "mean": (0.70322989, 0.53606487, 0.66096631),
+        "std": (0.21716536, 0.26081574, 0.20723464),
+        "gate": "open",
+    },
+    "siglip-so400m": {"card_px": (248, 224), "prefix_tokens": 0},
+    "gpfm": {"interpolation": "bicubic", "mean": (0.485, 0.456, 0.406), "file": "GPFM.pth"},
+    "dinov2-giant": {"parameters": 1_136_480_768},
+    "phikon-v2": {"parameters": 303_351_808, "interpolation": "bicubic"},
+    "uni": {"revision": "b55a5ec6cade1a39edfe6534189a9b8ca7a022f0", "precision": "fp16", "interpolation": "bilinear"},
+    "medsiglip": {"precision": "tf32", "interpolation": "bilinear", "px": 448},
+    "mstar": {"mean": (0.485, 0.456, 0.406), "gate": "gated"},
+}
+
+
+@pytest.mark.parametrize("name", CORRECTED)
+def test_corrected_records_keep_what_their_source_states(name):
+    record = encoder(name)
+    assert {field: getattr(record, field) for field in CORRECTED[name]} == CORRECTED[name]
+
+
+def test_where_sources_conflict_both_are_stated():
+    assert encoder("gigapath").licence == "Apache-2.0 (LICENSE, since 2025-03-22); research use (README)"
+    assert encoder("gpfm").licence == "MIT (hub); CC-BY-NC-ND-4.0 (GitHub)"
+    assert "says ImageNet" in encoder("lunit-s8").sources["mean"]
+
+
+@pytest.mark.parametrize("record", ENCODERS.values(), ids=lambda record: record.name)
+def test_what_is_stated_has_a_source(record):
+    assert set(record.sources) <= set(Encoder.model_fields)
+    assert (record.sha256 is None) or len(record.sha256) == 64
+    assert (record.revision is None) == (record.sha256 is None) or record.package
+    assert record.tcga == "unknown" or record.tcga_source != "unknown" or record.name.startswith("kaiko")
+    assert record.gate != "unknown"
+    assert record.parameters is not None
+    assert record.gflops is not None
 
 
 def test_tile_encoders_are_the_encoders_and_the_controls_of_tiles(study):
@@ -98,6 +150,24 @@ def test_absent_weights_of_a_gated_encoder_are_an_error_with_its_page(study, mon
         "(licence CC-BY-NC-ND-4.0) 2. hf auth login, or set HF_TOKEN; "
         "or give a local folder: weights: {uni: /path/to/dir}"
     )
+
+
+def test_a_study_sets_the_precision_of_an_encoder(study):
+    made = study(encoders=["medsiglip", "colour"], controls=[], embedding={"precision": {"medsiglip": "bf16"}})
+    [record, other] = encoders.tile_encoders(made)
+    assert record.decides() == encoder("medsiglip").decides() | {"precision": "bf16"}
+    assert other == encoder("colour")
+    with pytest.raises(StudyError, match="no encoder 'medsig'"):
+        encoders.tile_encoders(study(encoders=["colour"], embedding={"precision": {"medsig": "bf16"}}))
+
+
+def test_the_table_of_encoders_comes_in_three_forms():
+    text = encoders.encoders_table()
+    assert "303,350,784" in text
+    assert "MahmoodLab/UNI" in text
+    rows = pd.read_csv(io.StringIO(encoders.encoders_table("csv"))).set_index("name")
+    assert rows.loc["medsiglip", ["gflops", "repo"]].tolist() == [979.2, "google/medsiglip-448"]
+    assert {row["name"]: row["tcga"] for row in json.loads(encoders.encoders_table("json"))}["phikon"] == "yes"
 
 
 def test_an_encoder_without_weights_needs_none(study):

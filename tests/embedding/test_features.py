@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsibench.core import FeatureFolder, SlideError
+from wsibench.embedding import encoder
 from wsibench.embedding.features import find_import, import_identity, read_features, read_import, write_features
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
@@ -51,9 +52,9 @@ def h5(path, features=FEATURES, coords=COORDS):
             file.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=chunks)
 
 
-def read(root, layout, dim=6, **more):
+def read(root, layout, dim=6, record="resnet50", **more):
     folder = FeatureFolder(folder=str(root), layout=layout, **more)
-    return read_import(find_import(root, layout, "s"), folder, dim)
+    return read_import(find_import(root, layout, "s"), folder, encoder(record).model_copy(update={"dim": dim}))
 
 
 @pytest.mark.parametrize(("layout", "place"), [("trident", "s.h5"), ("clam", "h5_files/s.h5"), ("clam", "s.h5")])
@@ -111,8 +112,24 @@ def square(x, y, side):
 
 def test_another_width_than_the_encoders_is_refused(tmp_path):
     h5(tmp_path / "s.h5")
-    with pytest.raises(SlideError, match="6 wide; the encoder's are 1024 wide"):
+    with pytest.raises(SlideError, match="6 wide; resnet50's are 1024 wide"):
         read(tmp_path, "trident", dim=1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "why"),
+    [
+        ("resnet50", 1024, "TRIDENT, HEST and CLAM stop after its third block"),
+        ("midnight-12k", 1536, "TRIDENT takes the class token alone"),
+        ("virchow", 1280, "STAMP takes the class token alone"),
+        ("h0-mini", 1536, "LazySlide adds the mean of the patch tokens"),
+    ],
+)
+def test_features_that_another_tool_pools_otherwise_are_refused_with_the_reason(tmp_path, name, width, why):
+    h5(tmp_path / "s.h5", np.zeros((4, width), np.float32))
+    dim = encoder(name).dim
+    with pytest.raises(SlideError, match=f"{width} wide; {name}'s are {dim} wide: {why}"):
+        read(tmp_path, "trident", dim=dim, record=name)
 
 
 @pytest.mark.parametrize(

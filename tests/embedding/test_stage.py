@@ -201,6 +201,20 @@ def test_absent_weights_are_an_error_before_any_slide_is_opened(study, tmp_path,
     monkeypatch.setattr(stage, "parallel_map", lambda *_, **__: pytest.fail("a slide was opened"))
     with pytest.raises(WeightsError, match="weights of uni are not on this machine"):
         embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
+    with pytest.raises(WeightsError) as caught:
+        embedding.embed_slides(study.model_copy(update={"encoders": ["uni", "colour", "phikon"]}))
+    assert "The weights of uni are not" in str(caught.value)
+    assert "The weights of phikon are not" in str(caught.value)
+    assert "2 of 3 encoders are missing" in str(caught.value)
+
+
+def test_weights_of_another_model_are_an_error_before_any_slide_is_opened(study, tmp_path, monkeypatch):
+    (tmp_path / "uni").mkdir()
+    save_file({"a": torch.zeros(2)}, tmp_path / "uni" / "model.safetensors")
+    monkeypatch.setenv("WSIBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(stage, "parallel_map", lambda *_, **__: pytest.fail("a slide was opened"))
+    with pytest.raises(WeightsError, match="does not hold uni"):
+        embedding.embed_slides(study.model_copy(update={"encoders": ["colour", "uni"]}))
 
 
 def test_imported_features_need_no_slides(data_root, tmp_path):

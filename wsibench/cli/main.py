@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("study", help="a study of the new patients; it needs no expression")
     command.add_argument("-o", "--output", metavar="FILE", help=".h5ad or .csv (default: predicted/ of the study)")
 
-    add(_encoders, "list the encoders, their licences and their exposure to TCGA", "")
+    command = add(_encoders, "list the encoders, their licences and their exposure to TCGA", "--format csv")
+    command.add_argument("--format", choices=["table", "csv", "json"], default="table")
 
     command = add(_doctor, "check the machine, and a study for faults that would stop it", "demo")
     command.add_argument("study", nargs="?")
@@ -203,7 +204,7 @@ def _predict(asked: argparse.Namespace) -> int:
 def _encoders(asked: argparse.Namespace) -> int:
     from wsibench.embedding import encoders_table
 
-    print(encoders_table())
+    print(encoders_table(asked.format))
     return 0
 
 

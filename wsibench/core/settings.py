@@ -11,6 +11,8 @@ SAFE_ID = re.compile(r"\w[\w.+=@-]{0,199}")
 
 Name = Annotated[str, StringConstraints(pattern=f"^{SAFE_ID.pattern}$")]
 Known = Literal["yes", "no", "unknown"]
+# Arithmetic of an encoder on a CUDA device: float32, TensorFloat-32 products, or autocast to half precision.
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 # How patients are divided into folds.
 # ``preserved-site`` is the primary scheme: no site is in two folds. ``external`` is the one scheme of a study with
 # `train` and `test`: the test patients are one fold, and the training patients are never held out.
@@ -118,20 +120,28 @@ class Encoder(Section):
     arch: str
     # Arguments of the model, a layer class by its name; of statistics their format, raised when they change.
     kwargs: dict[str, Any] = Field(default={})
-    pool: Literal["vector", "cls", "cls+mean", "pooler"] = "vector"  # part of the model's output that is the embedding
+    # Part of the model's output that is the embedding.
+    pool: Literal["vector", "cls", "cls+mean", "pooler", "projection"] = "vector"
     prefix_tokens: int = 1  # class and register tokens before the patch tokens
     dim: int | None = None  # width of the embedding, if known
+    other_widths: dict[int, str] = Field(default={})  # widths of features that other tools make, and why they differ
     px: int = Field(default=224, ge=1)  # side of the input in pixels
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # interpolation of decoded tiles to this size
     # Side that the card resizes to, and the side that it then crops; used with ``geometry: card`` only.
     card_px: tuple[int, int] | None = Field(default=None, strict=False)
     mean: Channels = Field(default=(0.485, 0.456, 0.406), strict=False)  # of the channels, of values in [0, 1]
     std: Channels = Field(default=(0.229, 0.224, 0.225), strict=False)
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # arithmetic on a CUDA device; a CPU computes in float32
+    # Arithmetic on a CUDA device, tf32 where the card is silent; a CPU computes in float32.
+    precision: Precision = "tf32"
     repo: str | None = None  # repository on the Hugging Face hub; of a user's function, its file
-    revision: str | None = None  # commit of the repository; unset, the newest
+    package: str | None = None  # Python package that holds the weights instead of a repository
+    file: str | None = None  # name of the file of weights, where there are others; unset, the only one
+    revision: str | None = None  # commit of the repository that is fetched; unset, the newest
+    sha256: str | None = None  # of the file of weights at this revision
+    ordered: bool = False  # whether the checkpoint has other names for its tensors, and the model's order
     ignored: tuple[str, ...] = Field(default=(), strict=False)  # prefixes of the checkpoint's weights not needed
     parameters: int | None = None  # number of parameters
+    gflops: float | None = Field(default=None, strict=False)  # of one tile, two operations for a multiply-add
     licence: str = "unknown"
     commercial: Known = "unknown"  # whether the licence allows commercial use
     gate: Literal["open", "gated", "unknown"] = "unknown"  # whether the hub asks for a login and the authors' consent
@@ -139,6 +149,9 @@ class Encoder(Section):
     tcga: Known = "unknown"  # whether the training data included TCGA, a common test set
     tcga_source: str = "unknown"  # source of that statement
     citation: str = "unknown"
+    # ``weights`` once `wsibench encoders --check` has confirmed the record on the weights themselves.
+    checked: Literal["card", "weights"] = "card"
+    sources: dict[str, str] = Field(default={})  # source of a field that does not come from the model card
 
     @model_validator(mode="after")
     def _check_function(self) -> "Encoder":
@@ -164,6 +177,11 @@ class Encoder(Section):
         """True if there are weights to fetch."""
         return self.loader in ("timm", "transformers")
 
+    @property
+    def needs_config(self) -> bool:
+        """True if the repository's config.json decides the model."""
+        return self.loader == "transformers" or self.arch == "config.json"
+
 
 class FeatureTable(Section):
     """One vector a slide or patient, computed elsewhere (CSV, Parquet or h5ad)."""
@@ -188,6 +206,7 @@ class Embedding(Section):
 
     # ``tile``: every encoder sees the whole tile. ``card``: an encoder whose model card crops sees that crop.
     geometry: Literal["tile", "card"] = "tile"
+    precision: dict[Name, Precision] = {}  # of an encoder, instead of its record's: ``{medsiglip: bf16}``
 
 
 class Expression(Section):

@@ -25,7 +25,10 @@ from wsibench.embedding import weights
 _RECORDS = yaml.safe_load((Path(__file__).parent / "encoders.yaml").read_text())
 ENCODERS: dict[str, Encoder] = {record["name"]: Encoder(**record) for record in _RECORDS}
 """All encoders of encoders.yaml by name."""
-COLUMNS = ["name", "dim", "px", "parameters", "licence", "commercial", "gate", "tcga", "data"]
+COLUMNS = [
+    "name", "dim", "px", "parameters", "gflops", "precision", "licence", "commercial", "gate", "tcga", "data", "repo",
+    "checked",
+]  # fmt: skip
 
 
 def encoder(name: str, study: Study | None = None) -> Encoder:
@@ -38,6 +41,12 @@ def encoder(name: str, study: Study | None = None) -> Encoder:
     """
     if study and study.parts:
         return encoder(name, study.parts["train"])
+    record = _record(name, study)
+    asked = study.embedding.precision.get(name) if study else None
+    return record.model_copy(update={"precision": asked}) if asked else record
+
+
+def _record(name: str, study: Study | None) -> Encoder:
     if study and name in study.folders:
         return _imported(name, study.folders[name])
     if study and name in study.own:
@@ -96,8 +105,8 @@ def tile_controls(study: Study) -> list[str]:
 
 def tile_encoders(study: Study) -> list[Encoder]:
     """Return the encoders of a study that embed tiles: those it compares, then its controls."""
-    for name in study.weights:
-        encoder(name, study)  # a folder of weights under a misspelt name would not be used
+    for name in (*study.weights, *study.embedding.precision):
+        encoder(name, study)  # what is given under a misspelt name would not be used
     names = dict.fromkeys(study.encoders + tile_controls(study))
     return [encoder(name, study) for name in names if name not in (*PATIENT_CONTROLS, *study.tables)]
 
@@ -141,13 +150,12 @@ def find_weights(study: Study, name: str, *, download: bool = False) -> Path | N
     return (weights.fetch if download else weights.find)(record, weights.local_folder(name, study))
 
 
-def table(encoders: Iterable[Encoder], study: Study | None = None) -> pd.DataFrame:
-    """Tabulate the records of encoders, and whether their weights are on this machine."""
-    frame = pd.DataFrame([[getattr(record, name) for name in COLUMNS] for record in encoders], columns=COLUMNS)
-    frame["dim"] = ["unknown" if pd.isna(dim) else str(int(dim)) for dim in frame["dim"]]
-    frame["parameters"] = ["unknown" if pd.isna(count) else f"{int(count):,}" for count in frame["parameters"]]
-    frame["weights"] = [_presence(record, study) for record in encoders]
-    return frame
+def table(encoders: Iterable[Encoder] | None = None, study: Study | None = None) -> pd.DataFrame:
+    """Tabulate the records of encoders (default: of all), and whether their weights are on this machine."""
+    records = list(ENCODERS.values() if encoders is None else encoders)
+    frame = pd.DataFrame([[getattr(record, name) for name in COLUMNS] for record in records], columns=COLUMNS)
+    frame = frame.astype({"dim": "Int64", "parameters": "Int64"})
+    return frame.assign(weights=[_presence(record, study) for record in records])
 
 
 def _presence(record: Encoder, study: Study | None) -> str:
@@ -160,7 +168,13 @@ def _presence(record: Encoder, study: Study | None) -> str:
     return "present"
 
 
-def encoders_table() -> str:
-    """Return the table of all encoders as text for a terminal."""
-    frame = table(ENCODERS.values()).drop(columns=["commercial", "data"]).rename(columns={"dim": "width"})
-    return frame.to_string(index=False)
+def encoders_table(form: str = "table") -> str:
+    """Return the table of all encoders as text: an aligned table for a terminal, CSV or JSON."""
+    frame = table()
+    if form == "csv":
+        return frame.to_csv(index=False)
+    if form == "json":
+        return frame.to_json(orient="records", indent=1, force_ascii=False)
+    frame["parameters"] = [f"{count:,}" if pd.notna(count) else "unknown" for count in frame["parameters"]]
+    shown = frame.drop(columns=["commercial", "data", "checked"]).rename(columns={"dim": "width"})
+    return shown.to_string(index=False, na_rep="")

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 
-from wsibench.core import FeatureFolder, SlideError, digest, slide_identity
+from wsibench.core import Encoder, FeatureFolder, SlideError, digest, slide_identity
 
 FILES = {
     "trident": ("{}.h5",),
@@ -96,7 +96,7 @@ def import_identity(path: Path) -> str:
     return digest([[str(part.relative_to(path)), slide_identity(part)] for part in parts])
 
 
-def read_import(path: Path, folder: FeatureFolder, dim: int | None) -> tuple[np.ndarray, np.ndarray]:
+def read_import(path: Path, folder: FeatureFolder, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
     """Read a slide's features that another tool computed.
 
     Parameters
@@ -105,8 +105,8 @@ def read_import(path: Path, folder: FeatureFolder, dim: int | None) -> tuple[np.
         File or zarr store from `find_import`.
     folder
         Its layout and LazySlide's table.
-    dim
-        Required number of features, if known.
+    encoder
+        Record of the encoder, whose width the features must have if it is known.
 
     Returns
     -------
@@ -133,8 +133,12 @@ def read_import(path: Path, folder: FeatureFolder, dim: int | None) -> tuple[np.
     coords = np.full((len(features), 2), UNKNOWN_COORDINATE) if coords is None else coords.reshape(-1, 2)
     if features.ndim != 2 or len(features) != len(coords):
         raise SlideError(f"{path} holds features of shape {features.shape} for {len(coords)} tiles.")
-    if dim is not None and features.shape[1] != dim:
-        raise SlideError(f"{path} holds features {features.shape[1]} wide; the encoder's are {dim} wide.")
+    if encoder.dim is not None and (width := features.shape[1]) != encoder.dim:
+        why = f": {encoder.other_widths[width]}" if width in encoder.other_widths else ""
+        raise SlideError(
+            f"{path} holds features {width} wide; {encoder.name}'s are {encoder.dim} wide{why}.",
+            "Compute them as docs/encoders.md describes, or name them otherwise.",
+        )
     if not np.isfinite(features := np.asarray(features, np.float16)).all():
         raise SlideError(f"{path} holds features that are not finite in float16.", "Compute them again.")
     return features, np.asarray(coords, np.int64)

@@ -217,6 +217,8 @@ def pooled(output: Any, encoder: Encoder) -> torch.Tensor:
     """Return the (b, dim) embedding in a model's output: a tensor of timm or an output object of transformers."""
     if encoder.pool == "pooler":
         return output.pooler_output
+    if encoder.pool == "projection":
+        return output.image_embeds
     tokens = output if isinstance(output, torch.Tensor) else output.last_hidden_state
     if encoder.pool == "vector":
         return tokens
@@ -243,15 +245,17 @@ def _timm(encoder: Encoder, folder: Path) -> torch.nn.Module:
         config = json.loads((folder / "config.json").read_text())
         arch, kwargs = config["architecture"], config.get("model_args", {}) | kwargs
     module = timm.create_model(arch, pretrained=False, **(kwargs | {"num_classes": 0}))
-    files = weight_files(folder)
-    if len(files) != 1:
-        raise WeightsError(f"{folder} holds {len(files)} files of weights for {encoder.name}; one is expected.")
     try:
         # weights_only: a pickle that holds anything but tensors is refused.
-        state = load_state_dict(str(files[0]), weights_only=True)
-        wrong = module.load_state_dict({k: v for k, v in state.items() if not _ignored(encoder, k)}, strict=False)
+        states = [load_state_dict(str(file), weights_only=True) for file in weight_files(encoder, folder)]
+        if sum(map(len, states)) > len(set().union(*states)):
+            raise ValueError("several files hold the same weights; name one of them as `file` in the record")
+        state = {k: v for state in states for k, v in state.items() if not _ignored(encoder, k)}
+        if encoder.ordered:
+            state = dict(zip(module.state_dict(), state.values(), strict=True))
+        wrong = module.load_state_dict(state, strict=False)
     except Exception as error:
-        raise _unreadable(encoder, files[0], error) from error
+        raise _unreadable(encoder, folder, error) from error
     _check_keys(encoder, folder, wrong.missing_keys, wrong.unexpected_keys)
     return module
 
@@ -269,6 +273,7 @@ def _transformers(encoder: Encoder, folder: Path) -> torch.nn.Module:
             folder,
             local_files_only=True,
             weights_only=True,
+            use_safetensors=encoder.file.endswith(".safetensors") if encoder.file else None,
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,

@@ -182,7 +182,7 @@ def _embed(task: Task, device: str, started: float) -> None:
 def _import(task: Task, folder: FeatureFolder, started: float) -> None:
     [output] = task.outputs
     path = find_import(task.path, folder.layout, task.slide_id)
-    features, coords = read_import(path, folder, output.encoder.dim)
+    features, coords = read_import(path, folder, output.encoder)
     with _writing(task, output, imported_from=str(path), **_cost(len(features), started)) as temporary:
         _write(temporary, output, features, coords, {"layout": folder.layout})
 
@@ -231,6 +231,13 @@ def _a_device() -> Iterator[str]:
 @cache
 def _lock(device: str) -> threading.Lock:
     return threading.Lock()
+
+
+def load_once(encoder: Encoder, weights: Path) -> None:
+    """Load an encoder and let go of it, to find weights that are not its own before any slide is read."""
+    from wsibench.embedding.models import load
+
+    load(encoder, weights)
 
 
 _LOADED: dict[tuple[str, ...], Callable[..., Any]] = {}

@@ -29,8 +29,8 @@ from wsibench.core import (
 )
 from wsibench.embedding.encoders import find_weights, tile_encoders
 from wsibench.embedding.features import find_import, import_identity
-from wsibench.embedding.one_pass import IN_FLIGHT, Output, Ready, Task, devices, make_features
-from wsibench.embedding.weights import weights_hash
+from wsibench.embedding.one_pass import IN_FLIGHT, Output, Ready, Task, devices, load_once, make_features
+from wsibench.embedding.weights import as_pinned, weights_hash
 
 FORMAT = 1
 STAGE = "embedding"
@@ -94,9 +94,8 @@ def embed_slides(study: Study) -> pd.DataFrame:
         If more slides fail than the study's limits allow; each is a row of failures.csv.
     """
     every = _tasks(study, _known(study))
-    if _due(every):
-        folders = [(each, find_weights(study, each.name, download=True)) for each in tile_encoders(study)]
-        every = _tasks(study, [Ready(each, folder, weights_hash(each, folder)) for each, folder in folders])
+    if due := _due(every):
+        every = _tasks(study, _loadable(study, {output.encoder.name for task in due for output in task.outputs}))
     due = _due(every)
     threads = len(devices()) * IN_FLIGHT if due and devices() != ("cpu",) else None
     results = parallel_map(make_features, due, label="03 embedding", errors="return", threads=threads)
@@ -112,6 +111,35 @@ def embed_slides(study: Study) -> pd.DataFrame:
 
 def _known(study: Study) -> list[Ready]:
     return [Ready(encoder, None, _known_hash(study, encoder)) for encoder in tile_encoders(study)]
+
+
+def _loadable(study: Study, names: set[str]) -> list[Ready]:
+    """Return the encoders of a study; the named ones, which are due, have been fetched and loaded once.
+
+    Raises
+    ------
+    WeightsError
+        With all encoders that cannot be had, so that they can be had together.
+    """
+    ready, wrong = [], []
+    for each in tile_encoders(study):
+        folder = None
+        try:
+            if each.name in names and (folder := find_weights(study, each.name, download=True)):
+                load_once(each, folder)
+                if as_pinned(each, folder) is False:
+                    print(f"{each.name}: {folder} does not hold the weights of revision {each.revision}.", flush=True)
+        except WeightsError as error:
+            wrong.append(error)
+        else:
+            ready.append(Ready(each, folder, weights_hash(each, folder) if folder else _known_hash(study, each)))
+    if len(wrong) > 1:
+        raise WeightsError(
+            "\n".join(map(str, wrong)), f"{len(wrong)} of {len(ready) + len(wrong)} encoders are missing."
+        )
+    if wrong:
+        raise wrong[0]
+    return ready
 
 
 def _due(every: list[Task]) -> list[Task]:
