@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from wsibench.figures.rows import schemes_in_order
 from wsibench.figures.style import (
     FAINT,
     INK,
@@ -26,6 +25,7 @@ from wsibench.figures.style import (
     new_figure,
     number,
     scheme_name,
+    schemes_in_order,
     sentence_case,
 )
 

@@ -17,8 +17,7 @@ from wsibench.assembly import pooling
 from wsibench.cli import stages
 from wsibench.core import CohortError, NotReady, Study
 from wsibench.figures import report
-from wsibench.figures.catalogue import catalogue
-from wsibench.figures.inputs import Inputs
+from wsibench.figures.catalogue import Inputs, catalogue
 from wsibench.regression import Patients, fits, folds, out_of_fold, read_predictions
 from wsibench.regression.probes.ridge import Ridge
 

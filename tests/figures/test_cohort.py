@@ -1,9 +1,12 @@
-"""Figures of the cohort: sites and subtypes, and maps of the mean features."""
+"""Figures of the cohort: sites and subtypes, maps of the mean features, and site predictability."""
 
 import anndata
+import boards
 import numpy as np
 import pandas as pd
 import prints
+import pytest
+from boards import BOARD, NINE, TWO
 
 from wsibench import figures
 
@@ -42,3 +45,16 @@ def test_feature_map_of_competitors_by_external_cohort():
     fig = figures.feature_map(benchmark(), colour="external")
     assert set(fig.data["encoder"]) == {"uni", "phikon"}
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["test", "train"]
+
+
+@pytest.mark.parametrize(("board", "label"), [(TWO, "Loss of mean ρ on new sites"), (NINE, "prov-gigapath-slide")])
+def test_site_predictability(board, label):
+    prints.assert_printable(figures.site_predictability(boards.sites(board), board), [label])
+
+
+def test_one_scheme_has_no_loss_on_new_sites():
+    one = BOARD[BOARD["scheme"] == "random-patient"]
+    assert len(figures.site_predictability(boards.sites(one), one).axes) == 1
+    lost = figures.site_predictability(boards.sites(BOARD), BOARD).data.set_index(["encoder", "probe"])["rho_lost"]
+    by = BOARD.set_index(["scheme", "encoder", "probe"])["mean_rho"]
+    assert lost["uni", "ridge"] == by["random-patient", "uni", "ridge"] - by["preserved-site", "uni", "ridge"]

@@ -7,9 +7,9 @@ import pandas as pd
 import prints
 import pytest
 from boards import BOARD, NINE, NINE_SCORES, SCORES, TWO, TWO_SCORES
-from matplotlib.patches import StepPatch
 
 from wsibench import figures
+from wsibench.figures import genes
 
 
 def predicted(n=8):
@@ -27,11 +27,11 @@ def predicted(n=8):
 PLOTS = {
     "significant": (
         lambda: figures.significant(boards.tested(TWO_SCORES), boards.permuted(TWO_SCORES), TWO),
-        ["permutation null, all genes", "gene-wise Spearman ρ"],
+        ["permutation null", "gene-wise Spearman ρ"],
     ),
     "significant, many": (
         lambda: figures.significant(boards.tested(NINE_SCORES), boards.permuted(NINE_SCORES), NINE),
-        ["Preserved-site folds, 60 genes", "permutation null, all genes"],
+        ["Preserved-site folds, 60 genes", "permutation null"],
     ),
     "predicted": (predicted, ["GENE8, ρ = 0.50", "measured expression (z-score)"]),
 }
@@ -50,22 +50,31 @@ def test_predictions_are_of_the_best_genes_and_of_the_patients_predicted():
     assert data["predicted"].to_numpy() == pytest.approx(data["measured"].to_numpy() * 0.5)
 
 
-def test_share_of_significant_genes_is_that_of_the_table():
+def test_lines_are_the_distributions_over_genes_and_labels_the_shares_of_the_table():
     some = SCORES[SCORES["encoder"].isin(["uni", "phikon", "site"])]
     tested = boards.tested(some)
-    fig = figures.significant(tested, boards.permuted(some), BOARD)
+    (ax,) = figures.significant(tested, boards.permuted(some), BOARD).axes  # attention MIL was not permuted
     own = tested[(tested["scheme"] == "preserved-site") & (tested["probe"] == "ridge")]
     share = (own["q"] < 0.05).groupby(own["encoder"]).mean()
-    titles = [ax.get_title(loc="left").replace(" (control)", "") for ax in fig.axes]
-    assert set(titles) == {f"{name}\nridge, {value:.0%}".replace("%", " %") for name, value in share.items()}
-    assert set(fig.data["probe"]) == {"ridge"}  # attention MIL was not permuted
-    assert fig.data.groupby("encoder")[["genes", "permuted"]].sum().to_numpy() == pytest.approx(1)
-    steps = next(patch for patch in fig.axes[0].patches if isinstance(patch, StepPatch))
-    assert steps.get_data().values.sum() == pytest.approx(1)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {*labels} == {f"{name}, {value:.0%}".replace("%", " %") for name, value in share.items()} | {genes.NULL}
+    line = next(line for line in ax.lines if line.get_label().startswith("uni,"))
+    rho = own.loc[own["encoder"] == "uni", "rho"]
+    above = [(rho > x).mean() for x in line.get_xdata()[1:]]
+    assert line.get_ydata()[1:] == pytest.approx(above)
+    assert [line.get_linestyle() for line in ax.lines if line.get_label().startswith("site")] == ["--"]
 
 
 def test_undefined_permutations_are_no_part_of_the_null():
     some = boards.tested(SCORES[SCORES["encoder"] == "uni"])
-    permuted = {("uni", "ridge"): np.array([[0.011, np.nan], [0.012, -1.0]])}
+    permuted = {("uni", "ridge"): np.array([[0.011, np.nan], [0.013, -1.0]])}
     data = figures.significant(some, permuted, BOARD).data
-    assert data.loc[data["permuted"] > 0, "permuted"].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert data.loc[data["encoder"] == genes.NULL, "rho"].iloc[[0, 250, 500]].tolist() == pytest.approx(
+        [-1, 0.011, 0.013]
+    )
+
+
+def test_training_curves():
+    fig = figures.training_curves(boards.curves(["uni", "phikon"]))
+    prints.assert_printable(fig, ["uni", "epoch"])
+    assert "10 fits an encoder" in fig.alt

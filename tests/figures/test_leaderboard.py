@@ -19,6 +19,8 @@ PLOTS = {
     "ranks, many": (lambda: figures.rank_frequencies(boards.rank_frequencies(MANY)), ["uni · MLP"]),
     "differences": (lambda: figures.differences(boards.differences(TWO)), ["uni · ridge", "phikon · MLP"]),
     "differences, many": (lambda: figures.differences(boards.differences(NINE)), ["Δ mean ρ"]),
+    "spread": (lambda: figures.spread(boards.spread(TWO), TWO), ["Splits (5)", "phikon · ridge"]),
+    "spread, many": (lambda: figures.spread(boards.spread(NINE), NINE), ["Seeds (3)"]),
 }
 
 
@@ -93,3 +95,11 @@ def test_differences_have_the_same_colours_in_every_study():
     for factor in (1.0, 0.1):
         mesh = figures.differences(table.assign(delta=table["delta"] * factor)).axes[0].collections[0]
         assert mesh.get_clim() == (0, 0.1)
+
+
+def test_spread_without_seeds_has_no_panel_for_them():
+    assert len(figures.spread(boards.spread(TWO), TWO).axes) == 2
+    table = boards.spread(BOARD)
+    fig = figures.spread(table, BOARD)
+    dashes = prints.texts(fig.axes[2]).count("–")
+    assert dashes == table.loc[table["scheme"] == "preserved-site", "sd_seeds"].isna().sum()

@@ -1,4 +1,4 @@
-"""Figures of gene sets, of targets other than genes, and of planted gene groups."""
+"""Figures of gene sets, of targets other than genes, of planted gene groups, and of adjustments."""
 
 import boards
 import prints
@@ -25,6 +25,8 @@ PLOTS = {
         ["size 0.3 (12)"],
     ),
     "reached, many": (lambda: figures.planted_signals(boards.groups(MANY_SCORES), MANY), ["null (12)"]),
+    "adjusted": (lambda: figures.adjusted(boards.adjusted(TWO), TWO), ["given purity\n(n = 212)", "uni · MLP"]),
+    "adjusted, many": (lambda: figures.adjusted(boards.adjusted(NINE), NINE), ["site · ridge"]),
 }
 
 
@@ -75,3 +77,11 @@ def test_attainable_scores_are_drawn_where_there_are_any():
     fig = figures.planted_signals(boards.groups(SCORES), BOARD)
     ticks = [line.get_xdata() for line in fig.axes[0].lines if line.get_linewidth() == 1]
     assert [x[0] for x in ticks] == [x[1] for x in ticks] == [0.3, 0.8, 0.5]
+
+
+def test_adjustments_show_the_share_that_remains():
+    board = BOARD[BOARD["probe"] == "ridge"]
+    fig = figures.adjusted(boards.adjusted(board), board)
+    shares = [set(prints.texts(ax)) for ax in fig.axes[:6]]
+    # Each takes a tenth; of the site's own mean ρ, which is about 0, there is no share.
+    assert shares == [{f"{left} %", "–"} for left in (90, 80, 70, 60, 50, 40)]

@@ -1,29 +1,101 @@
 """Catalogue of the figures, and the stage that draws those that apply to a study.
 
 A figure is a function with the decorator `figure` in one of `MODULES`; nothing else has to be changed to add one.
+The decorator names the figure's inputs: tables of the ranking, those in `SOURCES`, or a `Source` of its own.
 """
 
 import html
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ParamSpec
 
 import pandas as pd
 
-from wsibench.core import Artefact, Study, WsibenchError, inline_image, make_key, meta_path, read_meta, writing
+from wsibench import assembly, cohort, ranking
+from wsibench.core import (
+    Artefact,
+    NotReady,
+    Study,
+    WsibenchError,
+    inline_image,
+    key_at,
+    make_key,
+    meta_path,
+    read_meta,
+    writing,
+)
 from wsibench.figures import style
-from wsibench.figures.inputs import Inputs
 from wsibench.figures.style import Figure
 
 P = ParamSpec("P")
+Keys = list[str] | None  # artefact keys; None where the study does not have the input
 
-FORMAT = 2
+FORMAT = 3
 # Modules of this folder that hold figures, in the order of the report.
-MODULES = ("leaderboard", "robustness", "genes", "sets", "training", "slides", "cohort")
+MODULES = ("leaderboard", "genes", "sets", "slides", "cohort")
 _ENTRIES: list["Entry"] = []
+
+
+@dataclass(frozen=True)
+class Source:
+    """Input of figures: the keys of the artefacts that it is made from, and the function that loads it."""
+
+    keys: Callable[["Inputs"], Keys]
+    load: Callable[["Inputs"], Any]
+
+
+class Inputs:
+    """Inputs of the figures of one study; each is loaded at most once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.scheme = style.schemes_in_order(study.folds.schemes)[0]  # the primary one
+        # Keys raise NotReady when the stage that makes the input applies to the study and is due.
+        self.keys = cache(lambda source: _source(source).keys(self))
+        self.stage = cache(self._stage)
+        self._load = cache(lambda source: _source(source).load(self))
+
+    def __getitem__(self, source: str | Source) -> Any:
+        return self._load(source)
+
+    def _stage(self, stage: ModuleType) -> Keys:
+        """Keys of all files of a stage."""
+        if stage.not_applicable(self.study):
+            return None
+        artefacts = stage.expected(self.study)
+        for artefact in artefacts:
+            if why := artefact.due():
+                raise NotReady(f"{artefact.path} is {why}.", "Run the stages before, or `wsibench run <study>`.")
+        return [artefact.key for artefact in artefacts]
+
+
+def _source(source: str | Source) -> Source:
+    if isinstance(source, Source):
+        return source
+    table: Any = source
+    of_ranking = Source(partial(_table_keys, table), lambda inputs: ranking.read(inputs.study, table))
+    return SOURCES.get(source, of_ranking)
+
+
+def _table_keys(name: Any, inputs: Inputs) -> Keys:
+    """Keys of a table of the ranking; a study without rows in it does not have it, but may have an empty null."""
+    ranked = inputs.stage(ranking)
+    return ranked if ranked and (name == "null" or len(inputs[name])) else None
+
+
+SOURCES = {
+    "benchmark": Source(
+        lambda inputs: inputs.stage(assembly), lambda inputs: assembly.read_benchmark(inputs.study.benchmark_h5ad)
+    ),
+    "cohort": Source(
+        lambda inputs: None if cohort.not_applicable(inputs.study) else [key_at(inputs.study.cohort_csv)],
+        lambda inputs: cohort.read_cohort(inputs.study),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +106,7 @@ class Entry:
     title: str
     caption: str
     function: Callable[..., Figure]
-    inputs: tuple[str, ...]  # names of `SOURCES`: the arguments of the function, unless `arguments` gives them
+    inputs: tuple[str | Source, ...]  # the arguments of the function, unless `arguments` gives them
     applies: Callable[[Inputs], bool]  # beyond the presence of all inputs
     arguments: Callable[[Inputs], dict[str, Any]] | None
 
@@ -62,7 +134,7 @@ class Entry:
 def figure(
     title: str,
     caption: str,
-    *inputs: str,
+    *inputs: str | Source,
     applies: Callable[[Inputs], bool] = lambda inputs: True,
     arguments: Callable[[Inputs], dict[str, Any]] | None = None,
 ) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
@@ -75,8 +147,8 @@ def figure(
     caption
         Instructions for reading the figure.
     *inputs
-        Names of `wsibench.figures.inputs.SOURCES`, in the order of the function's arguments. The figure applies to
-        a study that has all of them.
+        Tables of the ranking, names of `SOURCES` and sources, in the order of the function's arguments. The figure
+        applies to a study that has all of them.
     applies
         Further condition.
     arguments
@@ -168,13 +240,52 @@ def draw(study: Study, only: Iterable[str] | None = None) -> pd.DataFrame:
             _delete(entry.files(study))
             continue
         if (only is None or entry.name in only) and any(artefact.due() for artefact in artefacts):
-            style.save(entry.draw(inputs), study.figures / entry.name, study_key=study.key, key=artefacts[0].key)
+            save(entry.draw(inputs), study.figures / entry.name, study_key=study.key, key=artefacts[0].key)
         rows.append((entry.name, entry.title, f"{study.figures / entry.name}.{{pdf,png,csv}}"))
     for artefact in _leaderboard_copy(inputs):
         if artefact.due():
             with writing(artefact) as temporary:
                 temporary.write_bytes(study.leaderboard_csv.read_bytes())
     return pd.DataFrame(rows, columns=["figure", "title", "files"])
+
+
+def save(fig: Figure, path: Path | str, *, study_key: str, key: str = "") -> list[Path]:
+    """Write a figure as PDF, PNG (300 dpi) and the CSV of its numbers; the same bytes at each call.
+
+    The study key stands in the column ``study_key`` of the CSV and, with the alternative text, in the
+    metadata of PDF and PNG.
+
+    Parameters
+    ----------
+    fig
+        Figure with its text in ``fig.alt`` and its numbers in ``fig.data``.
+    path
+        Path without a suffix; ``.pdf``, ``.png`` and ``.csv`` are added.
+    study_key
+        Key of the study that the numbers come from.
+    key
+        Artefact key, when a stage of the study makes the figure.
+
+    Returns
+    -------
+    list of Path
+        The three files.
+    """
+    path, alt, source = Path(path), vars(fig)["alt"], f"wsibench, study key {study_key}"
+    metadata = {
+        ".pdf": {"Title": path.name, "Subject": alt, "Keywords": source, "CreationDate": None},
+        ".png": {"Title": path.name, "Description": alt, "Source": source},
+    }
+    files = [path.with_name(path.name + suffix) for suffix in style.SUFFIXES]
+    with style.house_style():
+        for file in files:
+            with writing(Artefact(file, key), alt=alt, study_key=study_key) as temporary:
+                if file.suffix == ".csv":
+                    data = vars(fig)["data"].assign(study_key=study_key)
+                    data.to_csv(temporary, index=False, lineterminator="\n")
+                else:
+                    fig.savefig(temporary, metadata=metadata[file.suffix])
+    return files
 
 
 def saved(study: Study) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Figures of the cohort: patients by site and subtype, slides per patient, and maps of the mean features."""
+"""Figures of the cohort: patients by site and subtype, maps of the mean features, and site predictability."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from wsibench.figures import style
 from wsibench.figures.catalogue import figure
-from wsibench.figures.style import COLUMN_MM, MUTED, OTHER_COLOURS, PAGE_MM, Axes, Figure, describe, new_figure, percent
+from wsibench.figures.style import MUTED, PAGE_MM, PAIR, Axes, Figure, Rows, describe, new_figure, percent
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +24,7 @@ def group_colours(labels: pd.Series) -> dict[str, str]:
     """
     counts = labels.value_counts()
     named = sorted(sorted(counts.index, key=lambda name: (-counts[name], name))[:MAX_GROUPS])
-    colours = dict(zip(named, OTHER_COLOURS, strict=False))
+    colours = dict(zip(named, style.OTHER_COLOURS, strict=False))
     if UNKNOWN in colours:
         colours[UNKNOWN] = "#8c8c8c"
     return colours if len(named) == len(counts) else {**colours, OTHERS: "#c4c4c4"}
@@ -35,7 +36,7 @@ def group_colours(labels: pd.Series) -> dict[str, str]:
     "cohort",
 )
 def cohort_overview(slides: pd.DataFrame) -> Figure:
-    """Patients per site, stacked by subtype, beside the number of slides per patient.
+    """Patients per site, stacked by subtype, beside the style.number of slides per patient.
 
     Parameters
     ----------
@@ -78,15 +79,11 @@ def _by_site(ax: Axes, patients: pd.DataFrame) -> None:
     shown = order[:MAX_SITES]
     colours = group_colours(patients["subtype"])
     subtype = patients["subtype"].where(patients["subtype"].isin(list(colours)), OTHERS)
-    table = pd.crosstab(patients["site"], subtype).reindex(shown)
-    base = pd.Series(0, index=shown)
-    for name, colour in colours.items():
-        ax.bar(range(len(shown)), table[name], bottom=base, color=colour, label=name, width=0.8)
-        base = base + table[name]
+    table = pd.crosstab(patients["site"], subtype).reindex(shown)[list(colours)]
+    table.plot.bar(stacked=True, ax=ax, color=colours, width=0.8, rot=90 if len(shown) > 14 else 0, legend=False)
     omitted = f" ({len(order) - len(shown)} smaller sites not shown)" if len(order) > len(shown) else ""
     ax.set_title(_patients_and_sites(patients) + omitted)
-    ax.set_xticks(range(len(shown)), shown, rotation=90 if len(shown) > 14 else 0)
-    ax.set(xlabel="site", ylabel="patients", xlim=(-0.6, len(shown) - 0.4))
+    ax.set(xlabel="site", ylabel="patients")
     ax.tick_params(axis="x", length=0)
     ax.locator_params(axis="y", integer=True)
     if list(colours) != [UNKNOWN]:
@@ -128,7 +125,7 @@ def feature_map(
     labels = labels.where(labels.isin(list(colours)), OTHERS)
     columns = min(len(names), 4)
     n_rows = -(-len(names) // columns)
-    width_mm = COLUMN_MM if columns == 1 else PAGE_MM
+    width_mm = style.COLUMN_MM if columns == 1 else PAGE_MM
     fig = new_figure(width_mm, 62 if columns == 1 else n_rows * ((width_mm - 16) / columns + 8))
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
     frames, shares = [], []
@@ -140,13 +137,13 @@ def feature_map(
         ax.set_box_aspect(1)
         frame = pd.DataFrame(places, columns=["x", "y"]).assign(encoder=name, patient_id=benchmark.obs_names)
         frames.append(frame.assign(**{colour: benchmark.obs[colour].to_numpy()}))
-        shares.append(f"{name} {percent(_between(places, labels))}")
+        shares.append(f"{name} {' and '.join(axis_names)}")
     for ax in axes[len(names) :]:
         ax.remove()
     fig.legend(*axes[0].get_legend_handles_labels(), title=colour, loc="outside right upper", markerscale=1.4)
     alt = (
-        f"Principal components of the mean features of {benchmark.n_obs} patients, coloured by {colour}. "
-        f"Share of the variance on the map that lies between groups: {', '.join(shares)}."
+        f"Principal components of the mean features of {benchmark.n_obs} patients, coloured by {colour}: "
+        f"{'; '.join(shares)}."
     )
     return describe(fig, alt, pd.concat(frames, ignore_index=True)[["encoder", "patient_id", colour, "x", "y"]])
 
@@ -165,8 +162,66 @@ def _components(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return adata.obsm["X_pca"], [f"PC {i + 1} ({percent(share)} of the variance)" for i, share in enumerate(shares)]
 
 
-def _between(places: np.ndarray, labels: pd.Series) -> float:
-    """Share of the variance that lies between groups."""
-    frame = pd.DataFrame(places)
-    within = frame - frame.groupby(labels.to_numpy()).transform("mean")
-    return 1 - float((within**2).to_numpy().sum() / ((frame - frame.mean()) ** 2).to_numpy().sum())
+@figure(
+    "Site predictability",
+    "Left: balanced accuracy of predicting the site from the features, beside chance. Right: mean ρ by random-patient "
+    "folds less that by preserved-site folds. High in both panels: part of the score may be site recognition.",
+    "sites",
+    "leaderboard",
+)
+def site_predictability(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
+    """Accuracy of predicting the site from the features, beside the loss of mean ρ on patients of new sites.
+
+    Parameters
+    ----------
+    sites
+        Table sites.csv: encoder, n_patients, n_sites, balanced_accuracy, ci_low, ci_high, chance, auroc.
+    leaderboard
+        Table leaderboard.csv: the loss where the study has both fold schemes, and the controls.
+    """
+    rows = Rows.of(sites.assign(probe=""), leaderboard)
+    loss = _loss(leaderboard, set(sites["encoder"]))
+    probes = sorted(loss["probe"].unique(), key=style.probe_order)
+    fig = style.new_figure(PAGE_MM, 20 + max(4.6, 2.2 * len(probes)) * len(rows.pairs))
+    axes = fig.subplots(1, 1 if loss.empty else 2, sharey=True, squeeze=False)[0]
+    rows.set_axes(axes, [encoder for encoder, _ in rows.pairs])
+    for row in sites.itertuples():
+        height, ends = rows.heights[row.encoder, ""], (row.ci_low, row.ci_high)
+        axes[0].plot([row.chance, row.chance], [height - 0.4, height + 0.4], color=style.INK, lw=1)
+        rows.dot(axes[0], (row.encoder, ""), row.balanced_accuracy, height, ends, marker="o")
+        style.remark(axes[0], style.interval(row.balanced_accuracy, *ends, digits=2), height)
+    title = f"Prediction of {sites['n_sites'].max()} sites from the features"
+    axes[0].set(title=title, xlabel="balanced accuracy (95 % interval)", xlim=(0, 1.03))
+    handles = [style.handle("chance", marker="|")]
+    if probes:
+        _draw_loss(axes[1], rows, loss, probes)
+        handles += [style.handle(style.probe_name(probe), marker=style.probe_marker(probe)) for probe in probes]
+    if rows.n_ranked < len(rows.pairs):
+        handles.append(style.handle("control", marker="o", mfc="white"))
+    style.legend(fig, handles)
+    # One row an encoder and probe, so that the file can be read without the leaderboard.
+    data = sites if loss.empty else sites.merge(loss, on="encoder", how="left")
+    values = [f"{row.encoder} {row.balanced_accuracy:.2f} (chance {row.chance:.2f})" for row in sites.itertuples()]
+    alt = f"Balanced accuracy of predicting the site from the features: {'; '.join(values)}."
+    if probes:
+        lost = loss.groupby("encoder", sort=False)["rho_lost"].mean().map(style.number).items()
+        alt += f" Loss of mean ρ on new sites: {', '.join(map(' '.join, lost))}."
+    return style.describe(fig, alt, data)
+
+
+def _loss(leaderboard: pd.DataFrame, encoders: set[str]) -> pd.DataFrame:
+    """Mean ρ by random-patient folds less that by preserved-site folds: encoder, probe, rho_lost."""
+    known = leaderboard[leaderboard["encoder"].isin(encoders)]
+    by = known.pivot_table(index=PAIR, columns="scheme", values="mean_rho")
+    if not {"random-patient", "preserved-site"} <= set(by.columns):
+        return pd.DataFrame(columns=[*PAIR, "rho_lost"])
+    return (by["random-patient"] - by["preserved-site"]).dropna().rename("rho_lost").reset_index()
+
+
+def _draw_loss(ax: Axes, rows: Rows, loss: pd.DataFrame, probes: list[str]) -> None:
+    shifts = dict(zip(probes, np.linspace(-0.3, 0.3, len(probes)) if len(probes) > 1 else [0.0], strict=True))
+    for row in loss.itertuples():
+        height = rows.heights[row.encoder, ""] + shifts[row.probe]
+        rows.dot(ax, (row.encoder, ""), row.rho_lost, height, (0, row.rho_lost), marker=style.probe_marker(row.probe))
+    ax.axvline(0, color=MUTED, lw=0.5)
+    ax.set(title="Loss of mean ρ on new sites", xlabel="mean ρ, random-patient less preserved-site folds")

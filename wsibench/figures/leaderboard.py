@@ -1,18 +1,21 @@
-"""Figures of the leaderboard: mean ρ with intervals, ranks, differences, and the distribution over genes."""
+"""Figures of the leaderboard: mean ρ with intervals, ranks, differences, distributions over genes, and variation."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wsibench.figures import style
 from wsibench.figures.catalogue import figure
-from wsibench.figures.rows import PAIR, Rows, competitors, in_order, pair_name, primary, remark, schemes_in_order
-from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, Axes, Figure, probe_name, scheme_name, sentence_case
+from wsibench.figures.style import PAGE_MM, PAIR, Axes, Figure, Rows, pair_name, primary, scheme_name
 
 EXPOSURE_MARKS = {"yes": "†", "unknown": "?", "no": ""}
-MAX_RANK_NUMBERS, MAX_PAIR_NUMBERS = 14, 19  # ranks, and competitors, beyond which a number no longer fits its cell
+MAX_RANK_NUMBERS, MAX_PAIR_NUMBERS = 14, 19  # ranks, and competitors, beyond which numbers no longer fit
 ALPHA = 0.05  # Holm-corrected p below which two encoders differ
 EQUAL = 0.95  # share of the draws within the region of practical equivalence from which on two encoders are equal
 MAX_DELTA = 0.1  # difference of mean ρ of the darkest colour, the same in every study
+MAX_ROWS = 36  # pairs of encoder and probe beyond which only each encoder's best is drawn
+PARTS = {"sd_patients": "patients", "sd_splits": "splits", "sd_seeds": "seeds"}
 
 
 @figure(
@@ -39,23 +42,23 @@ def forest(leaderboard: pd.DataFrame, null: pd.DataFrame | None = None) -> Figur
         With ``alt`` and ``data``.
     """
     null = leaderboard.head(0) if null is None else _all_genes(null)
-    rows, schemes = Rows.of(leaderboard, leaderboard), schemes_in_order(leaderboard["scheme"])
+    rows, schemes = Rows.of(leaderboard, leaderboard), style.schemes_in_order(leaderboard["scheme"])
     heights = rows.heights
     fig = style.new_figure(PAGE_MM, 16 + 4.2 * len(heights))
     axes = fig.subplots(1, len(schemes), sharex=True, sharey=True, squeeze=False)[0]
     exposure = leaderboard.drop_duplicates("encoder").set_index("encoder")["tcga"]
     marks = {encoder: EXPOSURE_MARKS[value] for encoder, value in exposure.items()}
-    rows.set_axes(axes, rows.names(marks))
+    rows.set_axes(axes, [pair_name(f"{encoder} {marks[encoder]}".strip(), probe) for encoder, probe in rows.pairs])
     for ax, scheme in zip(axes, schemes, strict=True):
-        ax.set(title=sentence_case(scheme_name(scheme)), xlabel="mean gene-wise Spearman ρ (95 % interval)")
-        ax.axvline(0, color=MUTED, lw=0.5)
+        ax.set(title=style.sentence_case(scheme_name(scheme)), xlabel="mean gene-wise Spearman ρ (95 % interval)")
+        ax.axvline(0, color=style.MUTED, lw=0.5)
         for row in null[null["scheme"] == scheme].itertuples():
             if (height := heights.get((row.encoder, row.probe))) is not None:
                 ax.fill_betweenx([height - 0.36, height + 0.36], row.q025, row.q975, color=style.BAND, lw=0)
         for row in leaderboard[leaderboard["scheme"] == scheme].itertuples():
             height = heights[row.encoder, row.probe]
             rows.dot(ax, (row.encoder, row.probe), row.mean_rho, height, (row.ci_low, row.ci_high))
-            remark(ax, style.interval(row.mean_rho, row.ci_low, row.ci_high), height)
+            style.remark(ax, style.interval(row.mean_rho, row.ci_low, row.ci_high), height)
     handles = rows.row_legend()
     if len(null):
         handles.append(style.patch("permutation null, central 95 %"))
@@ -89,34 +92,42 @@ def rank_frequencies(frequencies: pd.DataFrame) -> Figure:
     frequencies
         Table rank_frequencies.csv: scheme, encoder, probe, rank, frequency (share of the draws).
     """
-    schemes = schemes_in_order(frequencies["scheme"])
+    schemes = style.schemes_in_order(frequencies["scheme"])
     pairs = _by_mean_rank(primary(frequencies)[1])
     numbered = len(pairs) <= MAX_RANK_NUMBERS
     ranks = range(1, len(pairs) + 1) if numbered else [1, *range(5, len(pairs) + 1, 5)]
-    fig = style.new_figure(PAGE_MM if len(schemes) > 1 else COLUMN_MM, 20 + 5 * len(pairs))
+    fig = style.new_figure(PAGE_MM if len(schemes) > 1 else style.COLUMN_MM, 20 + 5 * len(pairs))
     axes = fig.subplots(1, len(schemes), sharey=True, squeeze=False)[0]
     for ax, scheme in zip(axes, schemes, strict=True):
         part = frequencies[frequencies["scheme"] == scheme]
         table = part.pivot_table(index=PAIR, columns="rank", values="frequency", fill_value=0).reindex(pairs)
         # An empty cell says "never" better than a zero does.
         texts = table.map(lambda share: "" if share < 0.005 else f"{share:.2f}".lstrip("0"))
-        mesh = style.heatmap(ax, table, texts if numbered else None, vmax=1)
+        mesh = _heatmap(ax, table, texts if numbered else None, vmax=1)
         ax.set_xticks([rank - 0.5 for rank in ranks], ranks)
-        ax.set(title=sentence_case(scheme_name(scheme)), xlabel="rank (1 = best)")
+        ax.set(title=style.sentence_case(scheme_name(scheme)), xlabel="rank (1 = best)", ylabel="")
     axes[0].set_yticks(np.arange(len(pairs)) + 0.5, [pair_name(*pair) for pair in pairs])
     bar = fig.colorbar(mesh, ax=list(axes), shrink=0.8, aspect=25, pad=0.01)
     bar.set_label("share of bootstrap draws")
     bar.outline.set_visible(False)
-    first = frequencies[frequencies["rank"] == 1].sort_values("frequency", ascending=False, kind="stable")
-    shares = [
-        f"{row.encoder} with {probe_name(row.probe)} in {style.percent(row.frequency)} by {scheme_name(row.scheme)}"
-        for row in first.itertuples()
-    ]
-    alt = f"Heat map of rank frequencies over bootstrap draws of patients; first rank: {', '.join(shares)}."
-    return style.describe(fig, alt, frequencies)
+    first = primary(frequencies[frequencies["rank"] == 1])[1].sort_values("frequency", ascending=False, kind="stable")
+    shares = [f"{pair_name(row.encoder, row.probe)} {style.percent(row.frequency)}" for row in first.itertuples()]
+    alt = f"Heat map of rank frequencies over bootstrap draws of patients; first by {scheme_name(schemes[0])}: "
+    return style.describe(fig, f"{alt}{', '.join(shares)}.", frequencies)
 
 
-def _by_mean_rank(frequencies: pd.DataFrame) -> list[tuple[str, str]]:
+def _heatmap(ax: Axes, values: pd.DataFrame, texts: pd.DataFrame | None, *, vmax: float, fontsize: float = 5.5) -> Any:
+    """Draw a matrix from white (0) to dark blue (`vmax`), with a text in each cell; return the cells."""
+    import seaborn as sns
+
+    annotations = {"annot": texts, "fmt": "", "annot_kws": {"fontsize": fontsize, "linespacing": 0.85}}
+    look = {"cmap": "Blues", "cbar": False, "linewidths": 0.5, "xticklabels": False, "yticklabels": False}
+    sns.heatmap(values, ax=ax, vmin=0, vmax=vmax, **look, **annotations)
+    ax.tick_params(length=0)
+    return ax.collections[0]
+
+
+def _by_mean_rank(frequencies: pd.DataFrame) -> list[style.Pair]:
     weighted = frequencies.assign(mean_rank=frequencies["rank"] * frequencies["frequency"])
     means = weighted.groupby(PAIR)["mean_rank"].sum().reset_index().sort_values(["mean_rank", *PAIR])
     return list(means[PAIR].itertuples(index=False, name=None))
@@ -142,29 +153,23 @@ def differences(table: pd.DataFrame, *, rope: float = 0.01) -> Figure:
     scheme, part = primary(table)
     order, delta, marks = _matrix(part)
     n, names = len(order) - 1, [pair_name(*pair) for pair in order]
-    narrow, numbered = n <= 5, len(order) <= MAX_PAIR_NUMBERS
-    fig = style.new_figure(COLUMN_MM if narrow else PAGE_MM, 14 + 1.05 * max(map(len, names)) + n * min(7, 120 / n))
+    fig = style.new_figure(PAGE_MM, 14 + 1.05 * max(map(len, names)) + n * min(7, 120 / n))
     ax = fig.subplots()
     texts = delta.map(style.short_number) + marks.map(lambda mark: f"\n{mark}" if mark else "")
-    texts = texts.where(delta.notna(), "") if numbered else marks
-    mesh = style.heatmap(ax, delta, texts, vmax=MAX_DELTA, fontsize=5.5 if n <= 12 else 5)
-    if not numbered:
-        # Nothing is drawn below the diagonal.
-        box = ax.inset_axes((0.05, 0.2, 0.25, 0.025))
-        bar = fig.colorbar(mesh, cax=box, orientation="horizontal", extend="max")
-        bar.set_label("Δ mean ρ")
-        bar.outline.set_visible(False)
+    texts = texts.where(delta.notna(), "") if len(order) <= MAX_PAIR_NUMBERS else marks
+    mesh = _heatmap(ax, delta, texts, vmax=MAX_DELTA, fontsize=5.5 if n <= 12 else 5)
+    bar = fig.colorbar(mesh, ax=ax, shrink=0.8, aspect=25, pad=0.01, extend="max")
+    bar.set_label("Δ mean ρ")
+    bar.outline.set_visible(False)
     ax.set_xticks(np.arange(n) + 0.5, names[1:], rotation=90)
     ax.set_yticks(np.arange(n) + 0.5, names[:-1])
-    space = "\n" if narrow else " "
-    ax.set_title(sentence_case(f"{scheme_name(scheme)}:{space}mean ρ of the row less that of the column"))
+    ax.set_title(style.sentence_case(f"{scheme_name(scheme)}: mean ρ of the row less that of the column"))
     meaning = [
         f"* different: Holm-corrected p < {style.short_number(ALPHA, 2)}",
         f"≈ equal in practice: |Δ| < {style.short_number(rope, 2)} in {style.percent(EQUAL)} of the draws",
     ]
-    columns = 1 if narrow else 2
     handles = [style.handle(text) for text in meaning]
-    fig.legend(handles=handles, loc="outside lower left", handlelength=0, handletextpad=0, ncols=columns)
+    fig.legend(handles=handles, loc="outside lower left", handlelength=0, handletextpad=0, ncols=2)
     differ, equal = ((marks == mark).sum().sum() for mark in "*≈")
     alt = (
         f"Matrix of the differences in mean ρ by {scheme_name(scheme)}: of {len(part)} pairs {differ} differ "
@@ -178,7 +183,7 @@ def _mark(p_holm: float, p_rope: float) -> str:
     return "≈" if p_rope >= EQUAL else "*" if p_holm < ALPHA else ""
 
 
-def _matrix(part: pd.DataFrame) -> tuple[list[tuple[str, str]], pd.DataFrame, pd.DataFrame]:
+def _matrix(part: pd.DataFrame) -> tuple[list[style.Pair], pd.DataFrame, pd.DataFrame]:
     """Competitors from the best down; differences and marks, all but the last of them × all but the first."""
     a, b = (pd.MultiIndex.from_frame(part[[f"encoder_{x}", f"probe_{x}"]], names=PAIR) for x in "ab")
     lead = pd.concat([pd.Series(part["delta"].to_numpy(), a), pd.Series(-part["delta"].to_numpy(), b)])
@@ -209,48 +214,79 @@ def violins(scores: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     leaderboard
         Table leaderboard.csv, for the order and the controls.
     """
+    import seaborn as sns
+
     scheme, shown = primary(scores.dropna(subset="rho"))
-    by_pair = dict(list(shown.groupby(PAIR, observed=True)["rho"]))
-    pairs = [pair for pair in in_order(leaderboard) if pair[:2] in by_pair]
-    ranked, colours = competitors(leaderboard), style.palette(scores["encoder"])
-    probes = sorted({probe for _, probe, _ in pairs}, key=style.probe_order)
-    orders = [[encoder for encoder, name, _ in pairs if name == probe] for probe in probes]
-    fig, axes = _violin_axes([len(order) for order in orders])
-    for ax, probe, order in zip(axes, probes, orders, strict=True):
-        ax.axhline(0, color=MUTED, lw=0.5)
-        for i, encoder in enumerate(order):
-            _violin(ax, i, by_pair[encoder, probe], colours[encoder], hollow=encoder not in ranked)
-        ax.set(title=sentence_case(f"{probe_name(probe)}, {scheme_name(scheme)}"), ylabel="gene-wise Spearman ρ")
+    rows = Rows.of(shown, leaderboard)
+    fig = style.new_figure(PAGE_MM, 8 + 46 * len(rows.probes))
+    axes = fig.subplots(len(rows.probes), 1, sharey=True, squeeze=False)[:, 0]
+    for ax, probe in zip(axes, rows.probes, strict=True):
+        ax.axhline(0, color=style.MUTED, lw=0.5)
+        own, order = shown[shown["probe"] == probe], [encoder for encoder, name in rows.pairs if name == probe]
+        for fill, control in ((True, False), (False, True)):
+            some = own[own["encoder"].isin(rows.controls) == control]
+            look = {"fill": fill, "inner": "box", "linewidth": 0.8, "palette": rows.colours, "legend": False}
+            sns.violinplot(some, x="encoder", y="rho", order=order, hue="encoder", ax=ax, **look)
+        title = style.sentence_case(f"{style.probe_name(probe)}, {scheme_name(scheme)}")
+        ax.set(title=title, xlabel="", ylabel="gene-wise Spearman ρ")
         ax.grid(axis="y")
-        ax.set_xticks(range(len(order)), [name if name in ranked else f"{name}\n(control)" for name in order])
-        ax.set_xlim(-0.5, len(order) - 0.5)
+        ax.set_xticks(range(len(order)), [f"{name}\n(control)" if name in rows.controls else name for name in order])
         ax.tick_params(axis="x", length=0)
-    texts = {
-        pair: "{:.2f} ({:.2f} to {:.2f})".format(*rho.quantile([0.5, 0.25, 0.75])) for pair, rho in by_pair.items()
-    }
+    by_pair = shown.groupby(PAIR, observed=True)["rho"]
+    texts = {pair: "{:.2f} ({:.2f} to {:.2f})".format(*rho.quantile([0.5, 0.25, 0.75])) for pair, rho in by_pair}
     heading = f"Violins of gene-wise Spearman ρ by {scheme_name(scheme)}; median and quartiles"
     data = shown[["scheme", *PAIR, "gene", "rho"]].sort_values(["probe", "encoder", "gene"])
-    return style.describe(fig, f"{heading}: {Rows(pairs, colours).spell(texts)}.", data)
+    return style.describe(fig, f"{heading}: {rows.spell(texts)}.", data)
 
 
-def _violin_axes(counts: list[int]) -> tuple["Figure", list[Axes]]:
-    """One panel a probe: beside each other, or stacked where they would be too narrow."""
-    if sum(counts) <= 15:
-        fig = style.new_figure(PAGE_MM, 62)
-        return fig, list(fig.subplots(1, len(counts), sharey=True, squeeze=False, width_ratios=counts)[0])
-    fig = style.new_figure(PAGE_MM, 8 + 46 * len(counts))
-    return fig, list(fig.subplots(len(counts), 1, sharey=True, squeeze=False)[:, 0])
+@figure(
+    "Sources of variation of the score",
+    "SD of the mean ρ over bootstrap draws of patients, over random divisions into folds, and over seeds of the probe. "
+    "A dash: there was only one.",
+    "spread",
+    "leaderboard",
+)
+def spread(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
+    """SD of the mean ρ over patients, splits and seeds, side by side.
+
+    Parameters
+    ----------
+    table
+        Table spread.csv: scheme, encoder, probe, n_splits, mean_rho, sd_patients, sd_splits, n_seeds, sd_seeds; NaN
+        where there was one split or seed.
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    """
+    scheme, part = primary(table)
+    rows = Rows.of(part, leaderboard, most=MAX_ROWS)
+    part = rows.among(part)
+    by = part.set_index(PAIR)
+    shown = [column for column in PARTS if part[column].notna().any()]
+    fig = style.new_figure(PAGE_MM, 22 + rows.pitch_mm * len(rows.pairs))
+    axes = fig.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
+    rows.set_axes(axes)
+    for ax, column in zip(axes, shown, strict=True):
+        for pair, height in rows.heights.items():
+            value = by[column].get(pair, np.nan)
+            style.remark(ax, "–" if np.isnan(value) else style.short_number(value, 4), height)
+            if np.isfinite(value):
+                ax.plot([0, value], [height, height], color=rows.colours[pair[0]], lw=1.1, solid_capstyle="butt")
+                rows.dot(ax, pair, value, height)
+        ax.set(title=_counted(column, part), xlim=(0, None), xlabel="SD of the mean ρ")
+        ax.locator_params(axis="x", nbins=4)
+    style.heading(fig, scheme_name(scheme))
+    style.legend(fig, rows.row_legend())
+    texts = by[shown].apply(
+        lambda row: ", ".join(f"{PARTS[name]} {style.number(value, 4)}" for name, value in row.items()), 1
+    )
+    alt = f"Standard deviations of mean ρ by {scheme_name(scheme)}. {rows.spell(texts)}."
+    return style.describe(fig, alt.replace(" nan", " –"), part)
 
 
-def _violin(ax: Axes, x: int, rho: pd.Series, colour: str, *, hollow: bool) -> None:
-    """Violin with quartiles and median."""
-    if rho.max() > rho.min():  # a site control that predicts a constant has no density
-        (body,) = ax.violinplot(rho.to_numpy(float), [x], widths=0.85, showextrema=False)["bodies"]
-        face, edge = ("white", colour) if hollow else (colour, INK)
-        body.set(facecolor=face, edgecolor=edge, linewidth=0.8 if hollow else 0.4, alpha=1)
-    low, middle, high = rho.quantile([0.25, 0.5, 0.75])
-    ax.plot([x, x], [low, high], color=INK, lw=2, solid_capstyle="butt")
-    ax.plot(x, middle, "o", color="white", mec=INK, mew=0.5, ms=3)
-    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75}
-    place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-    ax.annotate(style.number(middle, 2), (x, middle), fontsize=5, bbox=box, **place)
+def _counted(column: str, part: pd.DataFrame) -> str:
+    """``Splits (5)``."""
+    if column == "sd_patients":
+        return "Patients (bootstrap)"
+    n = part.loc[part[column].notna(), f"n_{PARTS[column]}"]
+    counts = " to ".join(str(int(value)) for value in sorted({n.min(), n.max()}))
+    return f"{PARTS[column].capitalize()} ({counts})"

@@ -9,8 +9,7 @@ import pandas as pd
 from wsibench import cohort, ranking
 from wsibench.core import Artefact, Study, file_sha256, key_at, make_key, read_failures, read_meta, writing
 from wsibench.figures.catalogue import current, picture
-from wsibench.figures.rows import schemes_in_order
-from wsibench.figures.style import number, probe_name, scheme_name, sentence_case
+from wsibench.figures.style import number, probe_name, scheme_name, schemes_in_order, sentence_case
 
 FORMAT = 5
 TEMPLATES = Path(__file__).parent / "templates"

@@ -1,6 +1,5 @@
-"""Figures of gene sets, of targets other than genes, and of the planted gene groups of a simulated cohort."""
+"""Figures of groups and targets: gene sets, targets other than genes, planted gene groups; and of adjustments."""
 
-import re
 import textwrap
 from dataclasses import dataclass
 
@@ -9,12 +8,14 @@ import pandas as pd
 
 from wsibench.figures import style
 from wsibench.figures.catalogue import figure
-from wsibench.figures.rows import PAIR, Rows, competitors, primary, schemes_in_order
-from wsibench.figures.style import INK, Artist, Axes, Figure, number, probe_name, scheme_name, sentence_case
+from wsibench.figures.style import PAIR, Axes, Figure, Rows, number, primary, scheme_name
 
 MAX_PAIRS = 12  # pairs of encoder and probe beyond which only each encoder's best is drawn
 ITEMS_MM, LINE_MM = 128, 2.6  # height of all items on a page, and of a line of an item's name
 NAME_WIDTH = 26  # letters of an item's name before it is broken
+MAX_ROWS = 36  # pairs of encoder and probe in all panels of a figure beyond which only each encoder's best is drawn
+MIN_RHO = 0.05  # mean ρ below which a share of it is meaningless
+MAX_ABREAST = 7  # panels beside each other
 MEASURES = {"spearman": "Spearman ρ", "auroc": "AUROC"}
 
 
@@ -47,7 +48,7 @@ def _capacity(rows: Rows, labels: dict[str, str]) -> int:
     return int(ITEMS_MM // _pitch_mm(rows, labels))
 
 
-def _draw_panels(rows: Rows, panels: list[_Panel], text: str, handles: list[Artist]) -> Figure:
+def _draw_panels(rows: Rows, panels: list[_Panel], text: str, handles: list[style.Artist]) -> Figure:
     """Draw panels side by side.
 
     Parameters
@@ -74,7 +75,7 @@ def _draw_panels(rows: Rows, panels: list[_Panel], text: str, handles: list[Arti
             if i % 2 == 0:
                 ax.axhspan(i - 0.5, i + 0.5, color=style.FAINT, alpha=0.35, lw=0, zorder=-1)
             _draw_item(ax, rows, panel.table[panel.table["item"] == item], i)
-        ax.axvline(panel.line, color=INK, lw=0.5, ls=(0, (3, 2)) if panel.line else "-")
+        ax.axvline(panel.line, color=style.INK, lw=0.5, ls=(0, (3, 2)) if panel.line else "-")
         ax.set_yticks(range(len(panel.items)), [panel.labels[item] for item in panel.items])
         ax.set(ylim=(deep - 0.5, -0.5), xlabel=panel.xlabel, title=panel.title)
         ax.grid(axis="x")
@@ -89,14 +90,14 @@ def _draw_item(ax: Axes, rows: Rows, part: pd.DataFrame, height: int) -> None:
     n = len(rows.pairs)
     shifts, half = (np.arange(n) - (n - 1) / 2) * (0.86 / n), 0.4 * 0.86 / n
     by = part.set_index(PAIR)
-    for pair, shift in zip((pair[:2] for pair in rows.pairs), shifts, strict=True):
+    for pair, shift in zip(rows.pairs, shifts, strict=True):
         if pair in by.index:
             row, y = by.loc[pair], height + shift
             if "band_low" in row:
                 ax.fill_betweenx([y - half, y + half], row["band_low"], row["band_high"], color=style.BAND, lw=0)
-            rows.dot(ax, pair, row["score"], y, (row["ci_low"], row["ci_high"]), size=np.clip(14 / n, 2.2, 3.5))
+            rows.dot(ax, pair, row["score"], y, (row["ci_low"], row["ci_high"]), ms=np.clip(14 / n, 2.2, 3.5))
     if "tick" in part and part["tick"].max() > 0:
-        ax.plot([part["tick"].max()] * 2, [height - 0.44, height + 0.44], color=INK, lw=1)
+        ax.plot([part["tick"].max()] * 2, [height - 0.44, height + 0.44], color=style.INK, lw=1)
 
 
 @figure(
@@ -125,7 +126,7 @@ def gene_sets(sets: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     part = rows.among(part)
     counts = {row.set: _counts(row.n_genes, row.n_missing) for row in part.itertuples()}
     labels = {name: _label(name, text) for name, text in counts.items()}
-    competing = part[part["encoder"].isin(competitors(leaderboard))]
+    competing = part[part["encoder"].isin(style.competitors(leaderboard))]
     means = (competing if len(competing) else part).groupby("set")["mean_rho"].mean()
     order = list(means.sort_values(ascending=False, kind="stable").index)
     deep = _capacity(rows, labels)
@@ -136,12 +137,12 @@ def gene_sets(sets: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     with_bands = part["random_low"].notna().any()
     handles = [style.patch("random sets of equal size, central 95 %")] if with_bands else []
     fig = _draw_panels(rows, [_Panel(table, items, labels, xlabel) for items in shown], text, handles)
-    encoder, probe, _ = rows.pairs[0]
+    encoder, probe = rows.pairs[0]
     first = part[(part["encoder"] == encoder) & (part["probe"] == probe)]
     values = "; ".join(
         f"{row.set} {number(row.mean_rho, 2)}{_random(row.random_low, row.random_high)}" for row in first.itertuples()
     )
-    alt = f"Mean ρ of gene sets by {text}, for {encoder} with {probe_name(probe)}: {values}."
+    alt = f"Mean ρ of gene sets by {text}, for {encoder} with {style.probe_name(probe)}: {values}."
     return style.describe(fig, alt, part)
 
 
@@ -206,16 +207,18 @@ def planted_signals(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     leaderboard
         Table leaderboard.csv, for the order and the controls.
     """
-    rows, schemes = Rows.of(groups, leaderboard, most=MAX_PAIRS), schemes_in_order(groups["scheme"])
+    rows, schemes = Rows.of(groups, leaderboard, most=MAX_PAIRS), style.schemes_in_order(groups["scheme"])
     table = rows.among(groups).rename(columns={"group": "item", "mean_rho": "score", "ceiling": "tick"})
     names = groups.drop_duplicates("group").set_index("group")
     labels = {name: _label(name, f"{n:,}") for name, n in names["n_genes"].items()}
-    order = sorted(names.index, key=lambda name: _group_order(name, names["ceiling"][name]))
+    order = sorted(names.index, key=lambda name: (not names["ceiling"][name] > 0, name == "null", name))
     xlabel = "mean Spearman ρ (95 % interval)"
     parts = {scheme: table[table["scheme"] == scheme] for scheme in schemes}
-    panels = [_Panel(part, order, labels, xlabel, sentence_case(scheme_name(name))) for name, part in parts.items()]
+    panels = [
+        _Panel(part, order, labels, xlabel, style.sentence_case(scheme_name(name))) for name, part in parts.items()
+    ]
     fig = _draw_panels(rows, panels, "planted gene groups", [style.handle("attainable", lw=1)])
-    ranked = [pair[:2] for pair in rows.pairs if not pair[2]]
+    ranked = rows.pairs[: rows.n_ranked]
     best = parts[schemes[0]].set_index(PAIR).loc[lambda own: own.index.isin(ranked)].groupby("item")["score"].max()
     values = [
         f"{name.replace('_', ' ')} {best[name]:.2f}" + (f" of {ceiling:.2f}" if ceiling > 0 else "")
@@ -225,7 +228,59 @@ def planted_signals(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     return style.describe(fig, f"{alt}{', '.join(values)}.", groups)
 
 
-def _group_order(name: str, ceiling: float) -> tuple:
-    """Drivers, each from weak to strong, before groups without one."""
-    found = re.fullmatch(r"(.+)_([\d.]+)", name)
-    return not ceiling > 0, name == "null", *(found.groups() if found else (name, ""))
+@figure(
+    "Adjustment for covariates",
+    "Mean ρ (marker) after adjustment for subtype, purity or other covariates, beside mean ρ of the same patients and "
+    "genes before it (bar), and the share that remains.",
+    "adjusted",
+    "leaderboard",
+    applies=lambda inputs: (inputs["adjusted"]["adjustment"] != "none").any(),
+)
+def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
+    """Mean ρ after and before adjustment: one panel an adjustment, one row an encoder and probe.
+
+    Parameters
+    ----------
+    table
+        Table adjusted.csv: scheme, encoder, probe, adjustment, n_patients, n_genes, mean_rho, and unadjusted_rho of
+        the same patients and genes; the adjustment ``none`` is not drawn.
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    """
+    scheme, part = primary(table)
+    kinds = [kind for kind in dict.fromkeys(part["adjustment"]) if kind != "none"]
+    panels = [kinds[i : i + MAX_ABREAST] for i in range(0, len(kinds), MAX_ABREAST)]
+    rows = Rows.of(part, leaderboard, most=MAX_ROWS // len(panels))
+    part = rows.among(part)
+    by = part.set_index(["adjustment", *PAIR])
+    n_patients = part.groupby("adjustment", sort=False)["n_patients"].max()
+    fig = style.new_figure(style.PAGE_MM, 14 + len(panels) * (14 + rows.pitch_mm * len(rows.pairs)))
+    grid = fig.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
+    for axes, line in zip(grid, panels, strict=True):
+        rows.set_axes(axes)
+        for ax, kind in zip(axes, line, strict=False):
+            _draw_adjustment(ax, rows, by.loc[kind])
+            ax.set(title=f"{kind}\n(n = {n_patients[kind]:,})", xlabel="mean ρ (share)")
+            ax.margins(x=0.08)
+            ax.axvline(0, color=style.MUTED, lw=0.5)
+        for ax in axes[len(line) :]:
+            ax.set_visible(False)
+    style.heading(fig, scheme_name(scheme))
+    style.legend(fig, [style.handle("before adjustment", marker="|", color=style.MUTED), *rows.row_legend()])
+    after = part[part["adjustment"] != "none"].assign(
+        text=lambda own: own["adjustment"] + " " + own["mean_rho"].map(number)
+    )
+    texts = after.groupby(PAIR)["text"].agg(", ".join)
+    alt = f"Dot plot of mean ρ by {scheme_name(scheme)} after and before adjustment. After it: {rows.spell(texts)}."
+    return style.describe(fig, alt, part)
+
+
+def _draw_adjustment(ax: Axes, rows: Rows, own: pd.DataFrame) -> None:
+    for pair, height in rows.heights.items():
+        if pair not in own.index or np.isnan(own.loc[pair, "mean_rho"]):
+            continue
+        before, after = own.loc[pair, "unadjusted_rho"], own.loc[pair, "mean_rho"]
+        ax.plot([before, after], [height, height], color=rows.colours[pair[0]], lw=0.8, alpha=0.6)
+        ax.plot(before, height, "|", color=rows.colours[pair[0]], ms=5, mew=1)
+        rows.dot(ax, pair, after, height)
+        style.remark(ax, style.percent(after / before) if before >= MIN_RHO else "–", height)

@@ -1,16 +1,20 @@
 """Pictures of slides: thumbnails, tissue and tiles, galleries and attention; every length in physical units."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from wsibench.figures.catalogue import figure
-from wsibench.figures.inputs import shown_attention
-from wsibench.figures.style import COLUMN_MM, INK, MUTED, PAGE_MM, Axes, Figure, describe, new_figure
+from wsibench import cohort, tiling
+from wsibench.core import FUSION, NotReady, Study, key_at, read_failures
+from wsibench.figures import style
+from wsibench.figures.catalogue import Inputs, Keys, Source, figure
+from wsibench.figures.genes import CURVES
+from wsibench.figures.style import PAGE_MM, Axes, Figure, describe, new_figure
 from wsibench.tiling import Thumbnail, open_slide, thumbnail
 
 if TYPE_CHECKING:
@@ -18,16 +22,72 @@ if TYPE_CHECKING:
 
 OUTLINE, KEPT, DROPPED = "#00441b", "#0072B2", "#D55E00"
 FRAME = "#c4c4c4"
+MAX_SLIDES, MAX_GALLERY = 12, 6  # slides of the overview, and of the gallery of tiles
 SLIDE_PX, TILE_PX, GAP_PX = 900, 224, 12  # longer side of a slide that fills half a figure, side of a tile, and gap
+
+
+def _attended(inputs: Inputs) -> dict[str, Any] | None:
+    """Attention of the best encoder that has it on the first slide with tiles, a file and attention."""
+    board = style.in_order(inputs["leaderboard"])
+    encoder = next(encoder for encoder, probe in board if probe == "abmil" and encoder != FUSION)
+    attention = pd.read_parquet(inputs.study.attention_parquet(inputs.scheme, encoder, "abmil"))
+    slides = inputs[TILED]
+    for path, tiles in _tiles(inputs.study, slides[slides.index.isin(attention["slide_id"])].head(1)).items():
+        label = f"{encoder}, {style.probe_name('abmil')}, {style.scheme_name(inputs.scheme)}"
+        return {"path": path, "tiles": tiles, "attention": attention, "label": label}
+    return None
+
+
+def _tiled(inputs: Inputs) -> pd.DataFrame:
+    """Rows of cohort.csv of the slides that have tiles and a file, one a site before any site has two.
+
+    Raises
+    ------
+    NotReady
+        When no slide has been tiled and none has failed either.
+    """
+    study = inputs.study
+    if tiling.not_applicable(study):
+        return pd.DataFrame(columns=["path"])
+    rows = cohort.read_cohort(study).set_index("slide_id", drop=False).loc[tiling.tiled_slides(study)]
+    if rows.empty and not read_failures(study.failures_csv):
+        raise NotReady(f"No slide of {study.name} has been tiled.", "Run 02_tiling.")
+    rows = rows.loc[rows.groupby("site", sort=False).cumcount().sort_values(kind="stable").index]
+    return rows[[Path(path).exists() for path in rows["path"]]]
+
+
+def _slides(n: int, least: int, load: Callable[[Study, pd.DataFrame], Any]) -> Source:
+    """Something of at most `n` slides that are at hand; a study with fewer than `least` does not have it."""
+
+    def keys(inputs: Inputs) -> Keys:
+        paths = [inputs.study.tiles_parquet(slide) for slide in inputs[TILED].index[:n]]
+        return [key_at(path) for path in paths] if len(paths) >= least else None
+
+    return Source(keys, lambda inputs: load(inputs.study, inputs[TILED].head(n)))
+
+
+def _tiles(study: Study, slides: pd.DataFrame, *, dropped: bool = False) -> dict[str, pd.DataFrame]:
+    """Tiles of each slide, by path."""
+    read = tiling.read_tiles
+    return {path: read(study.tiles_parquet(slide), dropped=dropped) for slide, path in slides["path"].items()}
+
+
+TILED = Source(lambda inputs: None, _tiled)
+ATTENDED = Source(lambda inputs: inputs.keys("leaderboard") and inputs.keys(CURVES), _attended)
+FIRST = _slides(1, 1, partial(_tiles, dropped=True))
+GALLERY = _slides(MAX_GALLERY, 1, _tiles)
+THUMBNAILS = _slides(
+    MAX_SLIDES, 2, lambda study, slides: tiling.thumbnails(slides, study.tiles.slide_mpp, study.tiles.tile_um)
+)
 
 
 @figure(
     "Attention on one slide",
     "One slide, and the attention of each of its tiles by models that never saw this patient, relative to uniform "
     "attention over all tiles of the patient.",
-    "attended",
-    applies=lambda inputs: len(inputs["tiled"]) > 0 and len(inputs["attended"]) > 0,
-    arguments=shown_attention,
+    ATTENDED,
+    applies=lambda inputs: inputs[ATTENDED] is not None,
+    arguments=lambda inputs: inputs[ATTENDED],
 )
 def slide_attention(
     path: str | Path, tiles: pd.DataFrame, attention: pd.DataFrame, *, label: str = "", n: int = 6
@@ -97,8 +157,8 @@ def _draw_attention(fig: Figure, ax: Axes, shown: pd.DataFrame) -> None:
 @figure(
     "Tissue and tiles of one slide",
     "Green: outline of the tissue. Blue: tiles that were kept. Orange: tiles excluded for an artefact.",
-    "slide_path",
-    "slide_tiles",
+    FIRST,
+    arguments=lambda inputs: dict(zip(("path", "tiles"), *inputs[FIRST].items(), strict=True)),
 )
 def tissue_and_tiles(path: str | Path, tiles: pd.DataFrame) -> Figure:
     """One slide, and the same with its tissue outlined, the tiles that were kept and those excluded for artefacts.
@@ -137,8 +197,8 @@ def tissue_and_tiles(path: str | Path, tiles: pd.DataFrame) -> Figure:
 @figure(
     "Tiles as the encoders get them",
     "Tiles spread evenly over the tissue of a few slides, one slide a row.",
-    "gallery",
-    arguments=lambda inputs: {"slides": inputs["gallery"], "n": 60},
+    GALLERY,
+    arguments=lambda inputs: {"slides": inputs[GALLERY], "n": 60},
 )
 def tile_gallery(slides: Mapping[str, pd.DataFrame], *, n: int = 24) -> Figure:
     """Tiles as an encoder gets them, spread evenly over the tissue of each slide.
@@ -170,7 +230,7 @@ def tile_gallery(slides: Mapping[str, pd.DataFrame], *, n: int = 24) -> Figure:
 @figure(
     "Tissue of the first slides",
     "One slide a site before any site has two; green: outline of the tissue.",
-    "thumbnails",
+    THUMBNAILS,
 )
 def slide_thumbnails(thumbnails: Mapping[str, Thumbnail | Exception]) -> Figure:
     """Slides side by side at their own scale, with the outline of their tissue, resolution and scale bar.
@@ -182,7 +242,7 @@ def slide_thumbnails(thumbnails: Mapping[str, Thumbnail | Exception]) -> Figure:
     """
     columns = min(6, len(thumbnails))
     n_rows = -(-len(thumbnails) // columns)
-    width_mm = PAGE_MM if columns > 2 else COLUMN_MM
+    width_mm = PAGE_MM if columns > 2 else style.COLUMN_MM
     fig = new_figure(width_mm, n_rows * (width_mm / columns + 7))
     axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
     rows: list[dict[str, Any]] = []
@@ -213,7 +273,7 @@ def _draw_error(ax: Axes, slide_id: str, error: Exception) -> None:
     ax.spines[:].set(visible=True, color=FRAME)
     text = textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" …")
     place = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-    ax.text(0.5, 0.5, textwrap.fill(text, 28), fontsize=5, color=MUTED, **place)
+    ax.text(0.5, 0.5, textwrap.fill(text, 28), fontsize=5, color=style.MUTED, **place)
 
 
 def shorten(slide_id: str, longest: int = 26) -> str:
@@ -244,7 +304,7 @@ def _draw_slide(ax: Axes, shown: Thumbnail, *, alpha: float = 1) -> None:
     ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set(visible=True, color=FRAME)
     bar, place = _round_length(width / 4), ax.get_xaxis_transform()
-    ax.plot([0, bar], [-0.03, -0.03], color=INK, lw=1.2, clip_on=False, transform=place)
+    ax.plot([0, bar], [-0.03, -0.03], color=style.INK, lw=1.2, clip_on=False, transform=place)
     text = f"{bar / 1000:g} mm" if bar >= 1000 else f"{bar:g} µm"
     ax.text(bar, -0.03, f"  {text}", va="center", fontsize=5, transform=place)
 
@@ -261,13 +321,13 @@ def _draw_outline(ax: Axes, shown: Thumbnail) -> None:
         ax.contour(x, y, shown.tissue, levels=[0.5], colors=OUTLINE, linewidths=0.6)
 
 
-def _draw_squares(ax: Axes, tiles: pd.DataFrame, **style: object) -> "PolyCollection":
+def _draw_squares(ax: Axes, tiles: pd.DataFrame, **look: object) -> "PolyCollection":
     """Draw the outlines of tiles."""
     from matplotlib.collections import PolyCollection
 
     corner = tiles[["x", "y"]].to_numpy()[:, None] * tiles.attrs["slide_mpp"]
     squares = corner + np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * tiles.attrs["tile_um"]
-    return ax.add_collection(PolyCollection(squares, **style))
+    return ax.add_collection(PolyCollection(squares, **look))
 
 
 def _side_by_side(tiles: pd.DataFrame, *, extra_mm: float = 0) -> Figure:

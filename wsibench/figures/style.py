@@ -1,15 +1,13 @@
-"""House style of the figures: sizes, fonts, colours and names; legends and heat maps; saving with the numbers."""
+"""House style: sizes, colours, names and legends, and rows of encoder and probe in the order of the leaderboard."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-
-from wsibench.core import Artefact, writing
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -89,10 +87,9 @@ def scheme_name(scheme: str) -> str:
     return SCHEME_NAMES.get(scheme, scheme)
 
 
-def primary_scheme(schemes: Iterable[str]) -> str:
-    """Fold scheme that the leaderboard is headed by: preserved-site folds where the study has them."""
-    names = list(dict.fromkeys(schemes))
-    return "preserved-site" if "preserved-site" in names else names[0]
+def schemes_in_order(schemes: Iterable[str]) -> list[str]:
+    """Fold schemes, the primary one first: preserved-site folds where there are such."""
+    return sorted(dict.fromkeys(schemes), key=lambda scheme: scheme != "preserved-site")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -164,42 +161,18 @@ def heading(fig: Figure, text: str) -> None:
     fig.suptitle(sentence_case(text), x=0.02, ha="left", fontsize=6.5)
 
 
-def handle(label: str, *, marker: str = "", color: str = INK, face: str | None = None, lw: float = 0.0) -> Artist:
-    """Legend entry of a line or marker.
-
-    Parameters
-    ----------
-    label
-        Text of the entry.
-    marker
-        Marker; none where empty.
-    color
-        Colour of line and marker.
-    face
-        Fill of the marker; `color` unless given.
-    lw
-        Width of the line (pt).
-    """
+def handle(label: str, **style: Any) -> Artist:
+    """Legend entry of a line or marker, in the style of `matplotlib.lines.Line2D`; a black marker unless given."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], lw=lw, marker=marker, color=color, mfc=face or color, label=label)
+    return Line2D([], [], label=label, **{"lw": 0, "color": INK, **style})
 
 
-def patch(label: str, color: str = BAND, alpha: float = 1) -> Artist:
-    """Legend entry of a filled area.
-
-    Parameters
-    ----------
-    label
-        Text of the entry.
-    color
-        Colour of the area.
-    alpha
-        Opacity of the area.
-    """
+def patch(label: str, **style: Any) -> Artist:
+    """Legend entry of a filled area, in the style of `matplotlib.patches.Patch`; grey unless given."""
     from matplotlib.patches import Patch
 
-    return Patch(color=color, alpha=alpha, lw=0, label=label)
+    return Patch(label=label, lw=0, **{"color": BAND, **style})
 
 
 def legend(fig: Figure, handles: list, columns: int | None = None) -> None:
@@ -219,40 +192,6 @@ def legend(fig: Figure, handles: list, columns: int | None = None) -> None:
     fig.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4)
 
 
-def heatmap(ax: Axes, values: pd.DataFrame, texts: pd.DataFrame | None, *, vmax: float, fontsize: float = 5.5) -> Any:
-    """Draw a matrix from white (0) to dark blue (`vmax`), with a text in each cell.
-
-    Parameters
-    ----------
-    ax
-        Where to draw.
-    values
-        Matrix; NaN is left empty.
-    texts
-        Text of each cell, or None.
-    vmax
-        Value of the darkest blue.
-    fontsize
-        Size of the texts (pt).
-
-    Returns
-    -------
-    QuadMesh
-        The coloured cells, for a colour bar.
-    """
-    mesh = ax.pcolormesh(values.to_numpy(float), cmap="Blues", vmin=0, vmax=vmax, edgecolors="white", linewidth=0.5)
-    ax.set_ylim(len(values), 0)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    if texts is not None:
-        dark = values.to_numpy(float) > 0.55 * vmax
-        for (i, j), text in np.ndenumerate(texts.to_numpy()):
-            if text:
-                style = {"fontsize": fontsize, "linespacing": 0.85, "color": "white" if dark[i, j] else INK}
-                ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", **style)
-    return mesh
-
-
 def describe(fig: Figure, alt: str, data: pd.DataFrame) -> Figure:
     """Attach an alternative text and numbers to a figure.
 
@@ -269,40 +208,168 @@ def describe(fig: Figure, alt: str, data: pd.DataFrame) -> Figure:
     return fig
 
 
-def save(fig: Figure, path: Path | str, *, study_key: str, key: str = "") -> list[Path]:
-    """Write a figure as PDF, PNG (300 dpi) and the CSV of its numbers; the same bytes at each call.
+PAIR = ["encoder", "probe"]
+Pair = tuple[str, str]  # encoder and probe
+GAP = 0.6  # between competitors and controls, in rows
 
-    The study key stands in the column ``study_key`` of the CSV and, with the alternative text, in the
-    metadata of PDF and PNG.
+
+def pair_name(encoder: str, probe: str) -> str:
+    """``uni · ridge``."""
+    return f"{encoder} · {probe_name(probe)}"
+
+
+def primary(table: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Primary scheme of a table, and its rows of that scheme."""
+    scheme = schemes_in_order(table["scheme"])[0]
+    return scheme, table[table["scheme"] == scheme]
+
+
+def in_order(leaderboard: pd.DataFrame) -> list[Pair]:
+    """Encoder and probe of every row of the primary scheme: best first, controls after competitors."""
+    board = primary(leaderboard)[1]
+    board = board.sort_values(["control", "mean_rho", *PAIR], ascending=[True, False, True, True])
+    return list(board[PAIR].itertuples(index=False, name=None))
+
+
+def competitors(leaderboard: pd.DataFrame) -> set[str]:
+    """Encoders that are no controls."""
+    return set(leaderboard.loc[~leaderboard["control"], "encoder"])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoders and probes from top to bottom, controls after a gap."""
+
+    pairs: list[Pair]
+    controls: set[str]
+    colours: dict[str, str]  # by encoder
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, leaderboard: pd.DataFrame, *, most: int | None = None) -> "Rows":
+        """Sort the pairs of a table as the leaderboard does, which need not hold all of them.
+
+        Parameters
+        ----------
+        table
+            Table with the columns encoder and probe.
+        leaderboard
+            Table leaderboard.csv.
+        most
+            Number of pairs above which only each encoder's best probe is kept.
+        """
+        known = in_order(leaderboard)
+        controls = set(leaderboard["encoder"]) - competitors(leaderboard)
+        place = {pair: i for i, pair in enumerate(known)}
+        first = {pair[0]: i for i, pair in reversed(list(enumerate(known)))}
+
+        def key(pair: Pair) -> tuple:
+            encoder, probe = pair
+            after = place.get(pair, first.get(encoder, len(known)))
+            return encoder in controls, after, probe_order(probe)
+
+        pairs = sorted(table[PAIR].drop_duplicates().itertuples(index=False, name=None), key=key)
+        # Colours are those of all encoders of the leaderboard together, so that every figure has the same.
+        rows = cls(pairs, controls, palette([*leaderboard["encoder"], *table["encoder"]]))
+        return rows if most is None or len(pairs) <= most else cls(rows.best_probes, controls, rows.colours)
+
+    @property
+    def best_probes(self) -> list[Pair]:
+        """First row of every encoder: the one of its best probe."""
+        table = pd.DataFrame(self.pairs, columns=PAIR).drop_duplicates("encoder")
+        return list(table.itertuples(index=False, name=None))
+
+    @property
+    def n_ranked(self) -> int:
+        """Number of rows that are no controls."""
+        return sum(encoder not in self.controls for encoder, _ in self.pairs)
+
+    @property
+    def pitch_mm(self) -> float:
+        """Height of a row (mm)."""
+        return min(4.2, 140 / len(self.pairs))
+
+    @property
+    def heights(self) -> dict[Pair, float]:
+        """Position of each row, downwards from 0."""
+        gap = GAP if 0 < self.n_ranked < len(self.pairs) else 0
+        return {pair: i + gap * (pair[0] in self.controls) for i, pair in enumerate(self.pairs)}
+
+    @property
+    def probes(self) -> list[str]:
+        """Probes from simple to complex."""
+        return sorted({probe for _, probe in self.pairs}, key=probe_order)
+
+    def among(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows of a table that belong to these pairs."""
+        return table[pd.MultiIndex.from_frame(table[PAIR]).isin(self.pairs)]
+
+    def spell(self, texts: Mapping[Pair, str]) -> str:
+        """Join a text of every pair, for an alternative text: ``uni with ridge .213; …``."""
+        return "; ".join(f"{e} with {probe_name(p)} {texts[e, p]}" for e, p in self.pairs if (e, p) in texts)
+
+    def set_axes(self, axes: Sequence[Axes], names: Sequence[str] | None = None) -> None:
+        """Give panels beside each other these rows; the first panel has the labels."""
+        for ax in axes:
+            ax.grid(axis="x")
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+            if 0 < self.n_ranked < len(self.pairs):
+                ax.axhline(self.n_ranked - 0.2, color=MUTED, lw=0.4, ls=(0, (2, 2)))
+        axes[0].set_yticks(list(self.heights.values()), names or [pair_name(*pair) for pair in self.pairs])
+        axes[0].set_ylim(max(self.heights.values()) + 0.7, -0.7)
+
+    def dot(self, ax: Axes, pair: Pair, x: float, y: float, ends: Sequence[float] = (), **style: Any) -> None:
+        """Draw the marker of a pair, hollow for a control, on its interval.
+
+        Parameters
+        ----------
+        ax
+            Where to draw.
+        pair
+            Encoder and probe.
+        x, y
+            Position of the marker.
+        ends
+            Ends of the interval along x; no interval unless given.
+        **style
+            Style of the marker, as for `matplotlib.lines.Line2D`.
+        """
+        encoder, probe = pair
+        colour = self.colours[encoder]
+        if len(ends):
+            ax.plot(ends, [y, y], color=colour, lw=1.1, solid_capstyle="butt")
+        face = "white" if encoder in self.controls else colour
+        ax.plot(x, y, **{"marker": probe_marker(probe), "color": colour, "mfc": face, "mew": 0.8, **style})
+
+    def row_legend(self) -> list[Artist]:
+        """Legend of the markers, where the rows are labelled."""
+        handles = [handle(probe_name(probe), marker=probe_marker(probe), lw=0.9) for probe in self.probes]
+        control = handle("control, not ranked", marker="o", mfc="white", lw=0.9)
+        return handles if self.n_ranked == len(self.pairs) else [*handles, control]
+
+    def colour_legend(self) -> list[Artist]:
+        """Legend of colours and markers, where the rows are not labelled."""
+        handles = []
+        for encoder, _ in self.best_probes:
+            style = (
+                {"label": f"{encoder} (control)", "mfc": "white"} if encoder in self.controls else {"label": encoder}
+            )
+            handles.append(handle(marker="o", color=self.colours[encoder], **style))
+        if len(self.probes) > 1:
+            handles += [handle(probe_name(p), marker=probe_marker(p), color=MUTED) for p in self.probes]
+        return handles
+
+
+def remark(ax: Axes, text: str, height: float) -> None:
+    """Write a text to the right of a row.
 
     Parameters
     ----------
-    fig
-        Figure with its text in ``fig.alt`` and its numbers in ``fig.data``.
-    path
-        Path without a suffix; ``.pdf``, ``.png`` and ``.csv`` are added.
-    study_key
-        Key of the study that the numbers come from.
-    key
-        Artefact key, when a stage of the study makes the figure.
-
-    Returns
-    -------
-    list of Path
-        The three files.
+    ax
+        Panel with the rows.
+    text
+        The text.
+    height
+        Position of the row.
     """
-    path, alt, source = Path(path), vars(fig)["alt"], f"wsibench, study key {study_key}"
-    metadata = {
-        ".pdf": {"Title": path.name, "Subject": alt, "Keywords": source, "CreationDate": None},
-        ".png": {"Title": path.name, "Description": alt, "Source": source},
-    }
-    files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
-    with house_style():
-        for file in files:
-            with writing(Artefact(file, key), alt=alt, study_key=study_key) as temporary:
-                if file.suffix == ".csv":
-                    data = vars(fig)["data"].assign(study_key=study_key)
-                    data.to_csv(temporary, index=False, lineterminator="\n")
-                else:
-                    fig.savefig(temporary, metadata=metadata[file.suffix])
-    return files
+    ax.annotate(text, (1.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=5, color=INK)
