@@ -1,9 +1,9 @@
 """Tiles a second on a device: each of the paper's encoders as wsibench feeds it, against its bare forward.
 
-    python benchmarks/device.py [--device cuda] [--encoders NAME …] [--batch 64] [--seconds 5]
+    python benchmarks/device.py [--device cuda] [--encoders NAME …] [--batch 256] [--seconds 5]
 
 The real architectures with random weights.  For each encoder, from batches that already lie on the device:
-- bare: the module's forward of normalised float tiles, in the record's precision by autocast;
+- bare: the module's forward of normalised float tiles, in the record's precision (autocast, TensorFloat-32);
 - fed: uint8 tiles through wsibench, resizing and normalisation included;
 - the share of the device's own bf16 matrix product that the fed encoder reaches (MFU).
 The goal is fed ≥ 95 % of bare.  benchmarks/embedding.py measures reading and the whole pass.
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wsibench.core import Encoder
 from wsibench.embedding import encoder
-from wsibench.embedding.models import DTYPES, Model, layer_kwargs
+from wsibench.embedding.models import HALF, Model, layer_kwargs, possible_precision
 
 FIVE = ["dinov2-large", "medsiglip", "uni", "h-optimus-0", "phikon"]
 CONFIGS = {
@@ -73,18 +73,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--encoders", nargs="+", default=FIVE, choices=FIVE)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=5)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     peak = matrix_product(device, arguments.seconds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, bf16 matrix product {peak / 1e12:.1f} TFLOP/s")
-    print("encoder         GFLOP/tile  bare tiles/s  fed tiles/s  fed/bare  MFU")
+    print("encoder         precision  GFLOP/tile  bare tiles/s  fed tiles/s  fed/bare  MFU")
     for record in map(encoder, arguments.encoders):
         module = build(record).eval().requires_grad_(False)
-        dtype = DTYPES.get(record.precision) if device.type == "cuda" else None
-        model = Model(record, module, device, "tile", dtype, compiled=False)
+        precision = possible_precision(record.precision, device)
+        dtype = HALF.get(precision)
+        model = Model(record, module, device, precision=precision)
         tiles = torch.randint(0, 256, (arguments.batch, record.px, record.px, 3), dtype=torch.uint8, device=device)
         pixels = torch.randn(arguments.batch, 3, record.px, record.px, device=device)
 
@@ -95,9 +96,10 @@ def main() -> None:
         with FlopCounterMode(display=False) as counter:
             forward(pixels[:1])
         flop = counter.get_total_flops()
-        bare, fed = (rate(each, batch, arguments.seconds) for each, batch in ((forward, pixels), (model, tiles)))
+        # The one that is fed first: it sets TensorFloat-32 for both.
+        fed, bare = (rate(each, batch, arguments.seconds) for each, batch in ((model, tiles), (forward, pixels)))
         numbers = f"{flop / 1e9:>10.1f}  {bare:>12.1f}  {fed:>11.1f}  {fed / bare:>8.1%}  {fed * flop / peak:.0%}"
-        print(f"{record.name:<15} {numbers}", flush=True)
+        print(f"{record.name:<15} {precision:<9} {numbers}", flush=True)
 
 
 if __name__ == "__main__":

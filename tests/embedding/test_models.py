@@ -1,6 +1,8 @@
 """Loading encoders: whole tiles are resampled once and embedded by the model that the card names."""
 
 import json
+import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,6 +99,14 @@ def cosine(a, b):
     return torch.nn.functional.cosine_similarity(a.double(), b.double()).min().item()
 
 
+def autocast(record, folder, tiles):
+    """Embeddings under torch's own autocast to bfloat16, with weights in float32."""
+    model = models.load(record, folder).function
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        pixels = models.square(tiles, record).float() * model.scale + model.shift
+        return models.pooled(model.module(pixels), record).float()
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FIVE)
 def test_embeddings_equal_those_of_the_encoders_library(name, size, tmp_path, monkeypatch):
@@ -112,6 +122,7 @@ def test_embeddings_equal_those_of_the_encoders_library(name, size, tmp_path, mo
     assert cosine(got, reference) >= 0.99999
     half = models.load(record, folder, precision="bf16")(tiles)
     assert half.dtype == torch.float32
+    assert torch.equal(half, autocast(record, folder, tiles)), "as if all weights were cast for every batch"
     assert cosine(half, reference) >= 0.999
 
 
@@ -232,7 +243,7 @@ def test_another_number_of_parameters_is_refused(tmp_path):
 
 def test_a_batch_is_halved_until_it_fits(tmp_path):
     record, folder, _ = saved("uni", "small", tmp_path / "uni")
-    model, tiles = models.load(record, folder), noise(224, 7)
+    model, tiles = models.load(record, folder).function, noise(224, 7)
     whole, sizes, run = model(tiles), [], model.run
 
     def cramped(pixels):
@@ -244,3 +255,86 @@ def test_a_batch_is_halved_until_it_fits(tmp_path):
     model.run = cramped
     torch.testing.assert_close(model(tiles), whole, atol=1e-5, rtol=1e-5)
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+
+
+# A CUDA device, as far as a processor can stand in for it
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capability", "got"),
+    [
+        ("tf32", (8, 0), "tf32"),
+        ("bf16", (9, 0), "bf16"),
+        ("tf32", (7, 5), "fp32"),
+        ("bf16", (7, 0), "fp32"),
+        ("fp16", (7, 0), "fp16"),
+        ("fp32", (9, 0), "fp32"),
+    ],
+)
+def test_a_device_computes_in_what_it_has(monkeypatch, wanted, capability, got):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert models.possible_precision(wanted, torch.device("cuda:0")) == got
+    assert models.possible_precision(wanted, torch.device("cpu")) == "fp32"
+
+
+def test_products_of_convolutions_and_matrices_have_one_arithmetic():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        for precision, on in (("tf32", True), ("fp32", False), ("fp16", False)):
+            models._set_tf32(precision)
+            assert torch.backends.cuda.matmul.allow_tf32 is on
+            assert torch.backends.cudnn.allow_tf32 is on
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "n", "batch"),
+    [(1e9, 0, 256, 256), (34e6, 0, 256, 128), (17e6, 17e6, 256, 128), (10, 0, 256, 1)],
+)
+def test_batches_are_equal_parts_that_fit_the_memory(tmp_path, monkeypatch, free, reserved, n, batch):
+    record, folder, _ = saved("uni", "small", tmp_path / "uni")
+    model = models.load(record, folder).function
+    model.device = torch.device("cuda:0")
+    monkeypatch.setattr(model, "_forward", lambda tiles: tiles)
+    memory = {"allocated": 0, "reserved": reserved}
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: memory["allocated"])
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: memory["reserved"])
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 8 * 1e5)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 1e10))
+    assert model._fitting_batch(torch.zeros(n, 2, 2, 3, dtype=torch.uint8)) == batch
+
+
+def test_what_an_attempt_held_is_let_go_before_the_next(tmp_path):
+    record, folder, _ = saved("uni", "small", tmp_path / "uni")
+    model, held = models.load(record, folder).function, []
+
+    def cramped(pixels):
+        assert not [one for one in held if one() is not None], "the failed batch is still held"
+        held.append(weakref.ref(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError
+        return torch.zeros(len(pixels), 32)
+
+    model.run = cramped
+    assert len(model(noise(224, 5))) == 5
+
+
+def test_the_fourth_architecture_is_compiled_and_last_batches_are_padded(tmp_path, monkeypatch):
+    """All of timm's transformers share one forward function, of which torch compiles only so many shapes."""
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    for depth in range(1, 11):
+        module = timm.create_model(
+            "vit_tiny_patch16_224", num_classes=0, img_size=32, embed_dim=16, depth=depth, num_heads=2
+        )
+        record = encoder("uni").model_copy(update={"px": 32, "dim": 16})
+        model = models.Model(record, module.eval(), torch.device("cpu"), compiled=True)
+        plain = models.Model(record, module.eval(), torch.device("cpu"))
+        for n in (8, 8, 3, 1):
+            tiles = noise(32, n, seed=n)
+            torch.testing.assert_close(model(tiles), plain(tiles))
+    torch._dynamo.reset()

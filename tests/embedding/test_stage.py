@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from wsibench import assembly, cohort, embedding, tiling
-from wsibench.core import Embedding, Study, StudyError, TooManyFailures, WeightsError
+from wsibench.core import Study, StudyError, TooManyFailures, WeightsError, read_meta
 from wsibench.embedding import ENCODERS, encoder, models, read_features, stage, write_features
 from wsibench.tiling import open_slide
 
@@ -134,10 +134,24 @@ def test_too_many_failures_stop_the_stage(study):
         embedding.embed_slides(strict)
 
 
-def test_the_finest_encoder_decides_the_decoded_resolution(study):
-    assert stage.wanted_mpp(study) == 0.5
-    finer = study.model_copy(update={"encoders": ["colour", "medsiglip"]})
-    assert stage.wanted_mpp(finer) == 0.25
+def test_a_finer_encoder_leaves_the_features_of_others_current_and_has_its_own_pixels(study):
+    embedding.embed_slides(study)
+    before = {path: path.read_bytes() for path in study.root.glob("features/*/*.h5")}
+    fine = {"name": "fine", "loader": "random", "arch": "vit_tiny_patch16_224", "kwargs": {"img_size": 32, "seed": 1}}
+    finer = reload(study.root, encoders=["colour", "texture", {**fine, "px": 32, "read_px": 448}])
+    assert set(new(finer).encoder) == {"fine"}
+    assert {path: path.read_bytes() for path in before} == before
+    with h5py.File(finer.features_h5("fine", "a")) as file:
+        assert file["features"].attrs["decoded_px"] == 224  # the slide is no finer
+
+
+def test_precision_is_in_the_key_and_as_used_in_the_sidecar(study):
+    embedding.embed_slides(reload(study.root, encoders=["random-vit"]))
+    meta = read_meta(study.features_h5("random-vit", "a"))
+    assert meta["facts"]["precision"] == "fp32"
+    other = reload(study.root, encoders=["random-vit"], embedding={"precision": {"random-vit": "bf16"}})
+    assert set(new(other).encoder) == {"random-vit"}
+    assert read_meta(study.features_h5("random-vit", "a"))["facts"]["precision"] == "fp32"  # on a CPU
 
 
 def test_a_study_without_encoders_is_not_applicable(study):
@@ -163,20 +177,11 @@ def test_imported_features_join_those_made_here(study, tmp_path):
     assert new(joined)[["slide_id", "encoder"]].to_numpy().tolist() == [["a", "theirs"]]
 
 
-def test_geometry_card_decodes_the_size_before_the_crop(study):
-    finer = study.model_copy(update={"encoders": ["dinov2-small"], "embedding": Embedding(geometry="card")})
-    assert stage.wanted_mpp(finer) == 112 / 256
-    assert stage.wanted_mpp(finer.model_copy(update={"embedding": Embedding()})) == 0.5
-
-
-def test_slides_in_threads_have_the_same_features_as_one_by_one(study, monkeypatch):
-    embedding.embed_slides(study)
-    alone = {path: path.read_bytes() for path in study.root.glob("features/*/*.h5")}
-    for path in alone:
-        path.unlink()
-    monkeypatch.setattr(stage, "devices", lambda: ("cpu", "cpu"))
-    embedding.embed_slides(study)
-    assert {path: path.read_bytes() for path in alone} == alone
+def test_geometry_card_decodes_the_size_before_the_crop():
+    assert encoder("dinov2-small").decoded_px("card") == 256
+    assert encoder("dinov2-small").decoded_px("tile") == 224
+    assert encoder("random-vit").decoded_px("tile") == 224
+    assert encoder("random-vit").input_px("tile") == 112
 
 
 def test_features_are_current_where_the_weights_are_not(study, tmp_path, monkeypatch):

@@ -53,6 +53,7 @@ from .settings import (
     GdcCohort as GdcCohort,
     Known as Known,
     LocalCohort as LocalCohort,
+    Precision as Precision,
     Scheme as Scheme,
     SimulatedCohort as SimulatedCohort,
     Target as Target,

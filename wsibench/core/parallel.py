@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from typing import Any, Literal, TypeVar
@@ -74,7 +74,7 @@ def parallel_map(
     *,
     label: str,
     errors: Literal["raise", "return"] = "raise",
-    threads: int | None = None,
+    most: int | None = None,
 ) -> list[Any]:
     """Apply a function to every item, in worker processes, and return the results in the order of the items.
 
@@ -92,19 +92,16 @@ def parallel_map(
     errors
         ``raise`` the first exception; or ``return`` exceptions in place of results, so that a slide
         that cannot be processed does not stop the others.
-    threads
-        Number of threads of this process to use instead of worker processes, for a shared CUDA device.
+    most
+        Maximum number of worker processes, such as one for each CUDA device.
 
     Returns
     -------
     list
         One result an item.
     """
-    workers = min(n_workers(), len(items))
-    if threads is not None:
-        pairs = _completed(ThreadPoolExecutor(threads), function, dict(enumerate(items)))
-    else:
-        pairs = _in_pool(function, items, workers) if workers else _in_process(function, items)
+    workers = min(n_workers(), len(items), len(items) if most is None else most)
+    pairs = _in_pool(function, items, workers) if workers else _in_process(function, items)
     results: dict[int, Any] = {}
     with closing(pairs):
         for index, result in progress(pairs, total=len(items), label=label):

@@ -127,6 +127,7 @@ class Encoder(Section):
     other_widths: dict[int, str] = Field(default={})  # widths of features that other tools make, and why they differ
     px: int = Field(default=224, ge=1)  # side of the input in pixels
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # interpolation of decoded tiles to this size
+    read_px: int | None = None  # side that a tile is decoded at, where that is finer than the input
     # Side that the card resizes to, and the side that it then crops; used with ``geometry: card`` only.
     card_px: tuple[int, int] | None = Field(default=None, strict=False)
     mean: Channels = Field(default=(0.485, 0.456, 0.406), strict=False)  # of the channels, of values in [0, 1]
@@ -163,9 +164,13 @@ class Encoder(Section):
         """Return the fields that decide the values of an embedding."""
         return self.model_dump(mode="json", include=DECIDES)
 
-    def decoded_px(self, geometry: str) -> int:
+    def input_px(self, geometry: str) -> int:
         """Return the side of a whole tile in pixels under a study's geometry, before any crop."""
         return self.card_px[0] if geometry == "card" and self.card_px else self.px
+
+    def decoded_px(self, geometry: str) -> int:
+        """Return the side in pixels that a tile is decoded at, if the slide is as fine."""
+        return max(self.input_px(geometry), self.read_px or 0)
 
     @property
     def needs_device(self) -> bool:

@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,38 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from wsibench.core import Encoder, StudyError, WeightsError
+from wsibench.core import Encoder, Precision, StudyError, WeightsError
 from wsibench.embedding import statistics
 from wsibench.embedding.encoders import encoder as find_encoder
 from wsibench.embedding.weights import fetch, local_folder, weight_files
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+Function = Callable[[torch.Tensor], torch.Tensor]
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 MEMORY_SHARE = 0.5
 """Share of a device's free memory that one batch may take."""
 PROBE = 8
 """Number of tiles in the batch that measures the memory of one tile."""
+AMPERE = (8, 0)
+"""Compute capability of the first CUDA devices that multiply in TensorFloat-32 and bfloat16."""
+MAX_COMPILED = 64
+"""Number of models that torch may compile: all of timm's vision transformers share one forward function."""
 
-Embedder = Callable[[torch.Tensor], torch.Tensor]
+
+@dataclass(frozen=True)
+class Embedder:
+    """A loaded encoder: a function from uint8 tiles (b, px, px, 3) to float32 embeddings (b, dim)."""
+
+    function: Function
+    decoded_px: int
+    """Side in pixels that a tile is decoded at for it."""
+    precision: Precision = "fp32"
+    """Arithmetic that it computes in."""
+    needs_device: bool = False
+    """True if its tiles are to lie on its device."""
+
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Embed tiles."""
+        return self.function(tiles)
 
 
 def load(
@@ -32,7 +54,7 @@ def load(
     device: str = "cpu",
     *,
     geometry: str = "tile",
-    precision: str | None = None,
+    precision: Precision | None = None,
     compiled: bool = False,
 ) -> Embedder:
     """Load an encoder.
@@ -48,13 +70,13 @@ def load(
     geometry
         ``tile`` for the whole tile; ``card`` to resize and crop where the card does.
     precision
-        Arithmetic, fp32, fp16 or bf16; by default the record's on a CUDA device, and fp32 on a CPU.
+        Arithmetic; by default the record's on a CUDA device that has it, and fp32 otherwise.
     compiled
         Use torch.compile, which takes minutes for a large encoder.
 
     Returns
     -------
-    callable
+    Embedder
         Function from uint8 tiles (b, px, px, 3) on any device to float32 embeddings (b, dim) on `device`.
 
     Raises
@@ -64,17 +86,25 @@ def load(
     """
     if isinstance(encoder, str):
         encoder = find_encoder(encoder)
+    decoded_px = encoder.decoded_px(geometry)
     if encoder.loader == "statistics":
-        return _statistics(encoder)
+        return Embedder(_statistics(encoder), decoded_px)
     if encoder.loader == "callable":
-        return _own(encoder, device)
+        return Embedder(_own(encoder, device), decoded_px, needs_device=True)
     if encoder.needs_weights and weights is None:
         weights = fetch(encoder, local_folder(encoder.name))
     module = _BUILD[encoder.loader](encoder, weights).eval().requires_grad_(False)
     _check_size(encoder, module)
-    if precision is None:
-        precision = encoder.precision if torch.device(device).type == "cuda" else "fp32"
-    return Model(encoder, module, torch.device(device), geometry, DTYPES.get(precision), compiled)
+    precision = precision or possible_precision(encoder.precision, torch.device(device))
+    model = Model(encoder, module, torch.device(device), geometry, precision, compiled)
+    return Embedder(model, decoded_px, precision, needs_device=True)
+
+
+def possible_precision(wanted: Precision, device: torch.device) -> Precision:
+    """Return the arithmetic that a device computes in where a record wants `wanted`: float32 where it lacks it."""
+    if device.type != "cuda":
+        return "fp32"
+    return "fp32" if wanted in ("tf32", "bf16") and torch.cuda.get_device_capability(device) < AMPERE else wanted
 
 
 def square(tiles: torch.Tensor, encoder: Encoder, geometry: str = "tile") -> torch.Tensor:
@@ -97,13 +127,13 @@ def square(tiles: torch.Tensor, encoder: Encoder, geometry: str = "tile") -> tor
         uint8 (b, 3, encoder.px, encoder.px), rounded as image libraries do.
     """
     pixels = tiles.permute(0, 3, 1, 2)
-    px = encoder.decoded_px(geometry)
+    px = encoder.input_px(geometry)
     if pixels.shape[-1] != px:
         pixels = resize(pixels, [px, px], InterpolationMode(encoder.interpolation), antialias=True)
     return pixels if px == encoder.px else center_crop(pixels, [encoder.px, encoder.px])
 
 
-def _statistics(encoder: Encoder) -> Embedder:
+def _statistics(encoder: Encoder) -> Function:
     function = getattr(statistics, encoder.arch)
 
     def embed(tiles: torch.Tensor) -> torch.Tensor:
@@ -113,7 +143,7 @@ def _statistics(encoder: Encoder) -> Embedder:
     return embed
 
 
-def _own(encoder: Encoder, device: str) -> Embedder:
+def _own(encoder: Encoder, device: str) -> Function:
     function = _import_function(encoder)(device)
 
     @torch.inference_mode()
@@ -127,7 +157,7 @@ def _own(encoder: Encoder, device: str) -> Embedder:
     return embed
 
 
-def _import_function(encoder: Encoder) -> Callable[[str], Embedder]:
+def _import_function(encoder: Encoder) -> Callable[[str], Function]:
     """Import the user's function of a record whose loader is ``callable``."""
     name, _, function = encoder.arch.partition(":")
     if encoder.repo is None:
@@ -154,8 +184,8 @@ class Model:
         Device to compute on.
     geometry
         ``tile`` or ``card``.
-    dtype
-        Data type of autocast; None for float32.
+    precision
+        Arithmetic on the device.
     compiled
         Use torch.compile.
     """
@@ -165,52 +195,89 @@ class Model:
         encoder: Encoder,
         module: torch.nn.Module,
         device: torch.device,
-        geometry: str,
-        dtype: torch.dtype | None,
-        compiled: bool,
+        geometry: str = "tile",
+        precision: Precision = "fp32",
+        compiled: bool = False,
     ) -> None:
-        self.encoder, self.device, self.geometry, self.dtype = encoder, device, geometry, dtype
-        self.module = module.to(device)
-        self.run = torch.compile(self.module) if compiled else self.module
+        self.encoder, self.device, self.geometry, self.precision = encoder, device, geometry, precision
+        self.dtype = HALF.get(precision)
+        self.module = _halved(module, self.dtype).to(device)
+        self.compiled = compiled
+        self.run = _compiled(self.module) if compiled else self.module
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (encoder.mean, encoder.std))
         self.scale, self.shift = 1 / std, -mean / std
-        self.batch = None if device.type == "cuda" else 1 << 30
-        """Maximum batch, measured in the first call and halved when the memory does not suffice."""
+        self.batch = 0
+        """Maximum batch, chosen in the first call and halved when the memory does not suffice."""
 
     @torch.inference_mode()
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
         """Embed uint8 tiles (b, px, px, 3) as float32 (b, dim)."""
-        if self.batch is None:
-            self.batch = self._measured_batch(tiles[:PROBE])
-        parts, start = [], 0
+        self.batch = self.batch or self._fitting_batch(tiles)
+        parts: list[torch.Tensor] = []
+        start = 0
         while start < len(tiles):
-            try:
-                parts.append(self._forward(tiles[start : start + self.batch]))
-            except torch.OutOfMemoryError:
-                n_tried = min(self.batch, len(tiles) - start)
-                if n_tried == 1:
-                    raise
-                self.batch = n_tried // 2
+            part = self._attempt(tiles[start : start + self.batch])
+            if part is None:
+                self.batch = min(self.batch, len(tiles) - start) // 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
-                start += len(parts[-1])
+                parts.append(part)
+                start += len(part)
         return torch.cat(parts)
 
+    def _attempt(self, tiles: torch.Tensor) -> torch.Tensor | None:
+        """Embed one batch; None if the memory does not suffice, once what the attempt held has been let go."""
+        try:
+            return self._forward(tiles)
+        except torch.OutOfMemoryError:
+            if len(tiles) == 1:
+                raise
+            return None
+
     def _forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        n = len(tiles)
+        if self.compiled and n < self.batch:  # every shape would be compiled anew
+            tiles = torch.cat([tiles, tiles.new_zeros(self.batch - n, *tiles.shape[1:])])
         pixels = square(tiles.to(self.device, non_blocking=True), self.encoder, self.geometry)
         pixels = pixels.float().mul_(self.scale).add_(self.shift)  # in place: half the time on a CPU
+        if self.device.type == "cuda":
+            _set_tf32(self.precision)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            return pooled(self.run(pixels), self.encoder).float()
+            return pooled(self.run(pixels), self.encoder).float()[:n]
 
-    def _measured_batch(self, tiles: torch.Tensor) -> int:
-        self._forward(tiles)
+    def _fitting_batch(self, tiles: torch.Tensor) -> int:
+        """Divide the first batch into as few equal parts as fit the device's memory."""
+        if self.device.type != "cuda":
+            return len(tiles)
+        self._forward(tiles[:PROBE])
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        self._forward(tiles)
-        bytes_per_tile = (torch.cuda.max_memory_allocated(self.device) - before) / len(tiles)
+        self._forward(tiles[:PROBE])
+        bytes_per_tile = (torch.cuda.max_memory_allocated(self.device) - before) / len(tiles[:PROBE])
         free, _ = torch.cuda.mem_get_info(self.device)
-        return max(1, int(MEMORY_SHARE * free / max(bytes_per_tile, 1)))
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        fitting = max(1, int(MEMORY_SHARE * free / max(bytes_per_tile, 1)))
+        return math.ceil(len(tiles) / math.ceil(len(tiles) / fitting))
+
+
+def _halved(module: torch.nn.Module, dtype: torch.dtype | None) -> torch.nn.Module:
+    """Store in half precision the weights that autocast would cast for every batch: the values are the same."""
+    for layer in module.modules() if dtype else ():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.to(dtype)
+    return module
+
+
+def _compiled(module: torch.nn.Module) -> Callable[..., Any]:
+    torch._dynamo.config.cache_size_limit = MAX_COMPILED
+    return torch.compile(module, dynamic=False)
+
+
+def _set_tf32(precision: Precision) -> None:
+    """Set the arithmetic of float32 products on CUDA devices; torch's defaults differ for matrices and convolutions."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def pooled(output: Any, encoder: Encoder) -> torch.Tensor:

@@ -29,7 +29,7 @@ from wsibench.core import (
 )
 from wsibench.embedding.encoders import find_weights, tile_encoders
 from wsibench.embedding.features import find_import, import_identity
-from wsibench.embedding.one_pass import IN_FLIGHT, Output, Ready, Task, devices, load_once, make_features
+from wsibench.embedding.one_pass import Output, Ready, Task, devices, load_once, make_features
 from wsibench.embedding.weights import as_pinned, weights_hash
 
 FORMAT = 1
@@ -45,22 +45,20 @@ def not_applicable(study: Study) -> str | None:
     return None if tile_encoders(study) else "The study names no encoder of tiles."
 
 
-def wanted_mpp(study: Study) -> float:
-    """Return the finest µm/px that an encoder of the study needs, at which every slide is decoded if it has it."""
-    geometry = study.embedding.geometry
-    px = [encoder.decoded_px(geometry) for encoder in tile_encoders(study) if encoder.loader != "import"]
-    return study.tiles.tile_um / max(px, default=1)
-
-
 def made_by(study: Study, encoder: Encoder) -> dict[str, Any]:
-    """Return the settings that decide an encoder's features of a tile, except for the resolution of decoding.
+    """Return the settings that decide an encoder's features of a tile.
 
     The settings of features that were computed elsewhere are unknown.
     """
     if encoder.loader == "import":
         return {"loader": encoder.loader}
     settings = {"tile_um": study.tiles.tile_um, "weights": _known_hash(study, encoder)}
-    return {**encoder.decides(), **settings, "decoded_px": encoder.decoded_px(study.embedding.geometry)}
+    return {**encoder.decides(), **settings, **_pixels(study, encoder)}
+
+
+def _pixels(study: Study, encoder: Encoder) -> dict[str, int]:
+    geometry = study.embedding.geometry
+    return {"input_px": encoder.input_px(geometry), "decoded_px": encoder.decoded_px(geometry)}
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -77,8 +75,7 @@ def expected(study: Study) -> list[Artefact]:
 def embed_slides(study: Study) -> pd.DataFrame:
     """Make the features that are due, reading every slide once for all its encoders.
 
-    Slides are distributed over processes on CPUs, and over threads that feed all devices on a CUDA
-    machine. Encoders are loaded once a process.
+    Slides are distributed over processes, one a core or one a CUDA device. Encoders are loaded once a process.
 
     Returns
     -------
@@ -97,8 +94,8 @@ def embed_slides(study: Study) -> pd.DataFrame:
     if due := _due(every):
         every = _tasks(study, _loadable(study, {output.encoder.name for task in due for output in task.outputs}))
     due = _due(every)
-    threads = len(devices()) * IN_FLIGHT if due and devices() != ("cpu",) else None
-    results = parallel_map(make_features, due, label="03 embedding", errors="return", threads=threads)
+    most = len(devices()) if due and devices() != ("cpu",) else None
+    results = parallel_map(make_features, due, label="03 embedding", errors="return", most=most)
     failed = [(task, error) for task, error in zip(due, results, strict=True) if isinstance(error, BaseException)]
     rows = [
         failure(task.slide_id, STAGE, output.artefact.key, error) for task, error in failed for output in task.outputs
@@ -175,11 +172,7 @@ def _tasks(study: Study, ready: list[Ready]) -> list[Task]:
 
 def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> Iterator[Task]:
     failed = {row.slide_id for row in read_failures(study.failures_csv) if row.stage in ("cohort", "tiling")}
-    mpp, geometry = wanted_mpp(study), study.embedding.geometry
-    sections = [
-        {"encoder": each.encoder.decides(), "decoded_px": each.encoder.decoded_px(geometry), "wanted_mpp": mpp}
-        for each in ready
-    ]
+    sections = [{"encoder": each.encoder.decides(), **_pixels(study, each.encoder)} for each in ready]
     # Streamed slides are tiled in the same pass: the keys of their tiles are known, the tiles do not exist yet.
     streamed = {task.slide_id: task for task in tiling.tasks(study)} if study.streamed else {}
     for slide, path in zip(slides["slide_id"], slides["path"], strict=True):
@@ -188,7 +181,7 @@ def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> 
         to_tile, tiles = streamed.get(slide), study.tiles_parquet(slide)
         key = to_tile.artefact.key if to_tile else key_at(tiles)
         outputs = tuple(_output(study, slide, *each, key) for each in zip(ready, sections, strict=True))
-        task = Task(slide, Path(path), outputs, tiles, mpp, geometry, study.limits.bad_tiles)
+        task = Task(slide, Path(path), outputs, tiles, study.embedding.geometry, study.limits.bad_tiles)
         yield replace(task, tiling=to_tile, fetched=_fetched(study, task.path.name)) if to_tile else task
 
 
