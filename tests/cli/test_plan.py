@@ -8,7 +8,7 @@ import yaml
 from gdc_server import PROJECT, GdcServer, save, serving
 
 from wsibench.cli import main as cli
-from wsibench.cli.plan import cohort_plan
+from wsibench.cli.checks import download_plan
 from wsibench.cohort.gdc import client
 from wsibench.core import CohortError, Study
 
@@ -33,7 +33,7 @@ def study_with(data_root: Path, **keys: object) -> Study:
 
 
 def test_gigabytes_hours_and_disk(server: GdcServer, data_root: Path) -> None:
-    plan = cohort_plan(study_with(data_root), mb_per_s=10).set_index("item")
+    plan = download_plan(study_with(data_root), mb_per_s=10).set_index("item")
     assert plan.loc["slides", ["files", "GB"]].tolist() == [3, 6.0]
     assert plan.loc["slides", "note"] == "3 patients of 1 sites"
     assert plan.loc["to download", ["files", "GB"]].tolist() == [6, 6.0]
@@ -42,14 +42,14 @@ def test_gigabytes_hours_and_disk(server: GdcServer, data_root: Path) -> None:
     assert 5.0 <= plan.loc["disk needed, streamed", "GB"] < 6.0, "two workers hold the two largest slides"
     assert not [path for _, path, _, _ in server.log if path.startswith("/data")]
     before = len(server.log)
-    cohort_plan(study_with(data_root))
+    download_plan(study_with(data_root))
     assert len(server.log) == before, "the answer is kept"
 
 
 def test_present_files_are_not_downloaded(server: GdcServer, data_root: Path, tmp_path: Path) -> None:
     [hit] = [hit for hit in server.hits.values() if hit["file_size"] == 3e9]
     save(tmp_path / "have", hit, b"x")
-    plan = cohort_plan(study_with(data_root, slides=str(tmp_path / "have"))).set_index("item")
+    plan = download_plan(study_with(data_root, slides=str(tmp_path / "have"))).set_index("item")
     assert plan.loc["to download", "GB"] == 3.0
 
 
@@ -62,14 +62,14 @@ def test_on_the_command_line(server: GdcServer, data_root: Path, capsys: pytest.
 
 
 def test_the_tracked_study_has_a_plan(server: GdcServer, data_root: Path) -> None:
-    plan = cohort_plan(Study.load("tcga-brca")).set_index("item")
+    plan = download_plan(Study.load("tcga-brca")).set_index("item")
     assert "h-optimus-0" in plan.loc["features", "note"]
     assert (data_root / "tcga-brca" / "gdc" / "snapshot.json.gz").exists()
 
 
 def test_other_cohorts_have_none(data_root: Path) -> None:
     with pytest.raises(CohortError, match=r"`source: simulate`. Nothing is downloaded"):
-        cohort_plan(Study.load("demo"))
+        download_plan(Study.load("demo"))
 
 
 @pytest.mark.real
@@ -92,7 +92,7 @@ def test_the_real_slides_of_2018_take_a_terabyte(real_data: Path, data_root: Pat
     ]
     answer = {"project": PROJECT, "asked": None, "status": {}, "slides": slides, "rna": rna}
     client.save_snapshot(answer, data_root / "manifest.json")
-    plan = cohort_plan(study_with(data_root, snapshot="../manifest.json"), mb_per_s=50).set_index("item")
+    plan = download_plan(study_with(data_root, snapshot="../manifest.json"), mb_per_s=50).set_index("item")
     assert plan.loc["slides", "files"] == 1139, "1,140 of the time, less the metastasis"
     assert plan.loc["slides", "GB"] == pytest.approx(1166, rel=0.01)
     assert plan.loc["to download", "hours"] == pytest.approx(6.5, abs=0.1)

@@ -266,7 +266,7 @@ def test_fit_and_predict_from_slides_by_the_command(data_root, monkeypatch, tmp_
 
 
 def test_the_command_reports_wrong_files(data_root, tmp_path, capsys):
-    assert main(["predict", str(tmp_path / "none.safetensors"), "new"]) == 1
+    assert main(["predict", str(tmp_path / "none.safetensors"), "demo"]) == 1
     assert "none.safetensors" in capsys.readouterr().err
     assert main(["fit", "demo", "--encoder", "colour", "--probe", "ridge", "-o", "f.pt"]) == 1
     assert "safetensors" in capsys.readouterr().err

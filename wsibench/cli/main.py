@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from wsibench import cohort, embedding, ranking, regression
+from wsibench.cli import checks
 from wsibench.cli.run import leaderboard_text, run
 from wsibench.cli.stages import STAGES, statuses
 from wsibench.core import Study, WsibenchError, read_failures, studies
@@ -15,9 +17,9 @@ from wsibench.core import Study, WsibenchError, read_failures, studies
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    asked = _parser().parse_args(arguments)
     try:
-        return asked.do(asked)
+        asked = _parser().parse_args(arguments)
+        return asked.do(asked) or 0
     except WsibenchError as error:
         print(f"wsibench: {error.what}", file=sys.stderr)
         if error.remedy:
@@ -33,14 +35,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"wsibench {version('wsibench')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(do: Callable[[argparse.Namespace], int], text: str, example: str) -> argparse.ArgumentParser:
+    def add(do: Callable[[argparse.Namespace], Any], text: str, example: str, **study: Any) -> argparse.ArgumentParser:
         name = do.__name__.strip("_")
         command = commands.add_parser(name, help=text, description=text, epilog=f"example: wsibench {name} {example}")
         command.set_defaults(do=do)
+        if study:
+            command.add_argument("study", type=Study.load, **study)
         return command
 
-    command = add(_run, "run the notebooks of a study that are due", "demo --from 05")
-    command.add_argument("study", help=f"a folder of data/ with a study.yaml: {', '.join(studies())}")
+    known = {"help": f"a folder of data/ with a study.yaml: {', '.join(studies())}"}
+    command = add(_run, "run the notebooks of a study that are due", "demo --from 05", **known)
     names = ", ".join(stage.name for stage in STAGES)
     command.add_argument("--from", dest="first", default="", metavar="STAGE", help=f"begin with: {names}")
     command.add_argument("--to", dest="last", default="", metavar="STAGE", help="end with")
@@ -48,42 +52,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=_positive, help="worker processes (default: one a core)")
     command.add_argument("--trust", action="store_true", help="run the code of encoders that the study itself names")
 
-    command = add(_status, "show for every stage whether it is done or due", "demo")
-    command.add_argument("study")
+    add(_status, "show for every stage whether it is done or due", "demo", **known)
+    add(_figures, "draw a study's figures and report again", "demo", **known)
 
-    command = add(_figures, "draw a study's figures and report again", "demo")
-    command.add_argument("study")
-
-    command = add(_cohort, "build a study's cohort, or show what that would take", "tcga-brca --plan")
-    command.add_argument("study")
+    command = add(_cohort, "build a study's cohort, or show what that would take", "tcga-brca --plan", **known)
     command.add_argument("--plan", action="store_true", help="show slides, gigabytes, hours and disk; download nothing")
     command.add_argument("--mb-per-s", type=float, default=50.0, help="bandwidth to assume (default: 50)")
 
-    command = add(_folds, "write a study's folds to a CSV", "demo -o folds.csv")
-    command.add_argument("study")
-    command.add_argument("-o", "--output", required=True, metavar="FILE", help="a CSV")
+    command = add(_folds, "write a study's folds to a CSV", "demo -o folds.csv", **known)
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a CSV")
     command.add_argument("--scheme", help="preserved-site or random-patient (default: the study's first)")
 
-    command = add(
-        _fit,
-        "fit a probe on all of a study's patients, and save it",
-        "demo --encoder colour --probe ridge -o colour.safetensors",
-    )
-    command.add_argument("study")
+    example = "demo --encoder colour --probe ridge -o colour.safetensors"
+    command = add(_fit, "fit a probe on all of a study's patients, and save it", example, **known)
     command.add_argument("--encoder", required=True, help="an encoder or a feature table of the study")
     command.add_argument("--probe", required=True, help="ridge, abmil, … (any probe that a study can have)")
-    command.add_argument("-o", "--output", required=True, metavar="FILE.safetensors", help="file to write")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors", help="file to write")
 
     command = add(_predict, "apply a saved fit to the patients of a study", "colour.safetensors new-patients")
-    command.add_argument("fit", metavar="FILE.safetensors", help="a file of `wsibench fit`")
-    command.add_argument("study", help="a study of the new patients; it needs no expression")
-    command.add_argument("-o", "--output", metavar="FILE", help=".h5ad or .csv (default: predicted/ of the study)")
+    command.add_argument("fit", type=Path, metavar="FILE.safetensors", help="a file of `wsibench fit`")
+    command.add_argument("study", type=Study.load, help="a study of the new patients; it needs no expression")
+    text = ".h5ad or .csv (default: predicted/ of the study)"
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
 
     command = add(_encoders, "list the encoders, their licences and their exposure to TCGA", "--format csv")
     command.add_argument("--format", choices=["table", "csv", "json"], default="table")
 
-    command = add(_doctor, "check the machine, and a study for faults that would stop it", "demo")
-    command.add_argument("study", nargs="?")
+    add(_doctor, "check the machine, and a study for faults that would stop it", "demo", nargs="?", **known)
     return parser
 
 
@@ -93,24 +88,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # at once, also when the output is a pipe
-
-
-def _run(asked: argparse.Namespace) -> int:
+def _run(asked: argparse.Namespace) -> None:
     if asked.workers:
         os.environ["WSIBENCH_WORKERS"] = str(asked.workers)  # the notebooks' kernels inherit it
     if asked.trust:
         os.environ["WSIBENCH_TRUST"] = "1"
-    study = Study.load(asked.study)
-    run(study, first=asked.first, last=asked.last, force=asked.force, say=_say)
-    _summary(study)
-    return 0
+    run(asked.study, first=asked.first, last=asked.last, force=asked.force)
+    _summary(asked.study)
 
 
 def _summary(study: Study) -> None:
-    failures = read_failures(study.failures_csv)
-    if failures:
+    if failures := read_failures(study.failures_csv):
         print(f"\n{len(failures)} slides failed ({study.failures_csv}):")
         for row in failures:
             print(f"  {row.slide_id}, {row.stage}: {row.error} {row.remedy}")
@@ -120,104 +108,73 @@ def _summary(study: Study) -> None:
         print(f"\nfigures  {study.figures}\nreport   {study.figures / 'index.html'}")
 
 
-def _status(asked: argparse.Namespace) -> int:
-    study = Study.load(asked.study)
-    print(f"{study.title} (study {study.name}, key {study.key})")
-    print(*statuses(study), sep="\n")
-    return 0
+def _status(asked: argparse.Namespace) -> None:
+    print(f"{asked.study.title} (study {asked.study.name}, key {asked.study.key})")
+    print(*statuses(asked.study), sep="\n")
 
 
-def _figures(asked: argparse.Namespace) -> int:
-    study = Study.load(asked.study)
-    run(study, first="07", force=True, say=_say)
-    _summary(study)
-    return 0
+def _figures(asked: argparse.Namespace) -> None:
+    run(asked.study, first="07", force=True)
+    _summary(asked.study)
 
 
-def _cohort(asked: argparse.Namespace) -> int:
-    study = Study.load(asked.study)
+def _cohort(asked: argparse.Namespace) -> None:
     if asked.plan:
-        from wsibench.cli.plan import cohort_plan
-
-        print(cohort_plan(study, mb_per_s=asked.mb_per_s).astype(object).to_string(index=False, na_rep=""))
+        plan = checks.download_plan(asked.study, mb_per_s=asked.mb_per_s)
+        print(plan.astype(object).to_string(index=False, na_rep=""))
     else:
-        from wsibench.cohort import build
-
-        print(build(study))
-    return 0
+        print(cohort.build(asked.study))
 
 
-def _folds(asked: argparse.Namespace) -> int:
-    from wsibench.regression import folds
-
-    study = Study.load(asked.study)
-    scheme = asked.scheme or study.folds.schemes[0]
-    folds.export(study, scheme, Path(asked.output))
-    print(f"{scheme} folds of {study.name}: {asked.output}")
-    return 0
+def _folds(asked: argparse.Namespace) -> None:
+    scheme = asked.scheme or asked.study.folds.schemes[0]
+    regression.folds.export(asked.study, scheme, asked.output)
+    print(f"{scheme} folds of {asked.study.name}: {asked.output}")
 
 
-def _fit(asked: argparse.Namespace) -> int:
-    from wsibench.regression import saved
-
-    path, study = saved.check_name(Path(asked.output), ".safetensors"), Study.load(asked.study)
-    fitted = saved.fit(study, asked.encoder, asked.probe, **_accuracy(study, asked.encoder, asked.probe))
-    saved.save(fitted, path)
+def _fit(asked: argparse.Namespace) -> None:
+    path = regression.saved.check_name(asked.output, ".safetensors")
+    accuracy = _accuracy(asked.study, asked.encoder, asked.probe)
+    fitted = regression.saved.fit(asked.study, asked.encoder, asked.probe, **accuracy)
+    regression.saved.save(fitted, path)
     print(f"{fitted}\nwrote     {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return 0
 
 
 def _accuracy(study: Study, encoder: str, probe: str) -> dict[str, Any]:
     """Read out-of-fold scores and accuracy of an encoder and probe, if the ranking is current and has them."""
-    from wsibench import ranking
-    from wsibench.regression import saved
-
     if study.parts or any(artefact.due() for artefact in ranking.expected(study)):
         return {}
     board, scores = ranking.read(study, "leaderboard"), ranking.read(study, "scores")
-    scheme = saved.primary_scheme(study)
+    scheme = regression.saved.primary_scheme(study)
+    chosen = f"scheme == {scheme!r} and encoder == {encoder!r} and probe == {probe!r}"
+    if (row := board.query(chosen)).empty:
+        return {}
     # Without ranks there are too few sites, and intervals are of no use.
     ranked = board.loc[board["scheme"] == scheme, "rank"].notna().any()
     columns = ["mean_rho", "ci_low", "ci_high"] if ranked else ["mean_rho"]
-    names = [scheme, encoder, probe]
-    board, scores = (
-        table[(table[["scheme", "encoder", "probe"]] == names).all(axis=1)].set_index("probe")
-        for table in (board, scores)
-    )
-    if board.empty:
-        return {}
-    return {"scores": scores.set_index("gene"), "accuracy": board[columns].iloc[0].astype(float).to_dict()}
+    return {"scores": scores.query(chosen).set_index("gene"), "accuracy": row[columns].iloc[0].astype(float).to_dict()}
 
 
-def _predict(asked: argparse.Namespace) -> int:
-    from wsibench.regression import saved
-
-    fitted, study = saved.load(Path(asked.fit)), Study.load(asked.study)
-    path = Path(asked.output) if asked.output else study.predicted_h5ad(Path(asked.fit).stem)
-    saved.check_name(path, ".h5ad", ".csv")
+def _predict(asked: argparse.Namespace) -> None:
+    saved, study = regression.saved, asked.study
+    fitted = saved.load(asked.fit)
+    path = saved.check_name(asked.output or study.predicted_h5ad(asked.fit.stem), ".h5ad", ".csv")
     predicted = saved.predict(fitted, study)
     files = saved.write_predictions(predicted, path)
     print(f"{fitted}\n{saved.summary(predicted)}\nwrote     {' and '.join(map(str, files))}")
-    return 0
 
 
-def _encoders(asked: argparse.Namespace) -> int:
-    from wsibench.embedding import encoders_table
-
-    print(encoders_table(asked.format))
-    return 0
+def _encoders(asked: argparse.Namespace) -> None:
+    print(embedding.encoders_table(asked.format))
 
 
 def _doctor(asked: argparse.Namespace) -> int:
-    from wsibench.cli.checks import WARNING, Finding, faults, machine
-
-    findings = machine()
-    for name, found in faults(Study.load(asked.study)).items() if asked.study else []:
-        findings += [Finding(each.startswith(WARNING), name, each) for each in found] or [
-            Finding(True, name, "no fault found")
-        ]
-    print(*findings, sep="\n")
-    return 0 if all(one.good for one in findings) else 1
+    rows = checks.machine()
+    for name, found in checks.faults(asked.study).items() if asked.study else []:
+        rows += [(name, each, each.startswith(checks.WARNING)) for each in found] or [(name, "no fault found", True)]
+    for name, found_there, good in rows:
+        print(f"{'ok   ' if good else 'FAULT'} {name:<14} {found_there}")
+    return 0 if all(good for *_, good in rows) else 1
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Run the stages of a study: one notebook each, executed by papermill when a file that it makes is due."""
 
+import sys
 import textwrap
 import time
-from collections.abc import Callable
 
-from wsibench.cli.checks import check
+from wsibench import figures, ranking
+from wsibench.cli.checks import check, say
 from wsibench.cli.stages import STAGES, Stage, select_stages, status
 from wsibench.core import Study, WsibenchError, writing
 
 
-def run(
-    study: Study, *, first: str = "", last: str = "", force: bool = False, say: Callable[[str], None] = print
-) -> None:
-    """Run the stages of a study that are due.
+def run(study: Study, *, first: str = "", last: str = "", force: bool = False) -> None:
+    """Run the stages of a study that are due, and print what is done.
 
     Parameters
     ----------
@@ -22,8 +21,6 @@ def run(
         Stages to begin and end with, as the beginning of their names (``03``).
     force
         Execute the notebooks even when nothing is due; files that are current are not made again.
-    say
-        Function that is called with every line of the log.
 
     Raises
     ------
@@ -32,39 +29,28 @@ def run(
     """
     chosen = select_stages(first, last)
     say(f"{study.title} (study {study.name}, key {study.key})")
-    check(study, chosen, say)
+    check(study, chosen)
     for stage in chosen:
         before = status(study, stage)
         if before.state == "not applicable" or (before.state == "done" and not force):
-            say(str(before))
+            say(before)
             continue
         say(f"{stage.name:<14} running         {before.why}")
         started = time.monotonic()
-        execute(study, stage, say)
+        execute(study, stage)
         say(f"{stage.name:<14} done            in {time.monotonic() - started:.0f} s")
         if stage is STAGES[0]:
-            check(study, chosen[1:], say)  # against the cohort, which is known from now on
+            check(study, chosen[1:])  # against the cohort, which is known from now on
     if STAGES[-1] in chosen:
-        from wsibench import figures
-
         figures.export_notebooks(study)  # the report links the notebooks, the last of which has just ended
         figures.write_report(study)
 
 
-def execute(study: Study, stage: Stage, say: Callable[[str], None] = print) -> None:
-    """Execute the notebook of a stage, and store the executed copy.
+def execute(study: Study, stage: Stage) -> None:
+    """Execute the notebook of a stage, print what it prints, and store the executed copy.
 
     papermill marks the cells of a killed kernel as completed. A notebook has succeeded when there is
     no error, every cell has a number, and every file is there.
-
-    Parameters
-    ----------
-    study
-        The study.
-    stage
-        The stage.
-    say
-        Function that is called with every line that the notebook prints.
 
     Raises
     ------
@@ -76,6 +62,7 @@ def execute(study: Study, stage: Stage, say: Callable[[str], None] = print) -> N
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     running = study.notebooks / f".{stage.name}.running.ipynb"
     failed = study.notebooks / f"{stage.name}.failed.ipynb"
@@ -89,8 +76,8 @@ def execute(study: Study, stage: Stage, say: Callable[[str], None] = print) -> N
             kernel_name="python3",
             cwd=str(stage.notebook.parent),
             progress_bar=False,
-            stdout_file=_Indented(say),
-            kernel_manager_class=_quiet_kernel_manager(),
+            stdout_file=sys.stdout,
+            config=Config(KernelManager={"transport_encryption": "auto"}),  # else ipykernel warns at every start
             shutdown_kernel="immediate",  # else a failing kernel is interrupted, and logs that
         )
         cells = nbformat.read(running, as_version=4).cells
@@ -107,47 +94,15 @@ def execute(study: Study, stage: Stage, say: Callable[[str], None] = print) -> N
     except DeadKernelError:
         raise WsibenchError(f"{stage.name} failed: its kernel died, perhaps for lack of memory.", remedy) from None
     except OSError as error:
-        raise WsibenchError(
-            f"{stage.name} failed: {error}.", f"Check the disk and the rights of {study.root}."
-        ) from None
+        what = f"{stage.name} failed: {error}."
+        raise WsibenchError(what, f"Check the disk and the rights of {study.root}.") from None
     finally:
         if running.exists():
             running.replace(failed)
 
 
-def _quiet_kernel_manager() -> type:
-    """Define a kernel manager that encrypts where it can, since ipykernel otherwise warns at every start."""
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
-
-    class QuietKernelManager(AsyncKernelManager):
-        @default("transport_encryption")
-        def _encrypt_where_possible(self) -> str:
-            return "auto"
-
-    return QuietKernelManager
-
-
-class _Indented:
-    """A text stream that passes on whole lines, indented below their stage."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.rest = ""
-
-    def write(self, text: str) -> None:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in filter(str.strip, lines):
-            self.say(f"{'':<14} {line}")
-
-    def flush(self) -> None:
-        """Do nothing: only the beginning of a line is held back."""
-
-
 def leaderboard_text(study: Study) -> str:
     """Format the leaderboard for a terminal, the primary scheme first, with the headline and its warnings."""
-    from wsibench import ranking
-
     board = ranking.read(study, "leaderboard")
     columns = ["rank", "encoder", "probe", "scheme", "mean_rho", "ci_low", "ci_high", "median_rho", "p_best", "tcga"]
     board["rank"] = board["rank"].astype("string").fillna("")  # of controls, which have none

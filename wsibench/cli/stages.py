@@ -37,12 +37,8 @@ class Stage:
         return Artefact(study.notebooks / f"{self.name}.ipynb", key)
 
 
-STAGES = tuple(
-    Stage(f"{number:02d}_{name}")
-    for number, name in enumerate(
-        ("cohort", "tiling", "embedding", "assembly", "regression", "ranking", "figures"), start=1
-    )
-)
+NAMES = ("cohort", "tiling", "embedding", "assembly", "regression", "ranking", "figures")
+STAGES = tuple(Stage(f"{number:02d}_{name}") for number, name in enumerate(NAMES, start=1))
 
 
 @dataclass(frozen=True)
@@ -60,28 +56,20 @@ class Status:
 
 def status(study: Study, stage: Stage) -> Status:
     """Determine whether a stage of a study is done, due or not applicable."""
-    reason = stage.folder.not_applicable(study)
-    if reason:
+    if reason := stage.folder.not_applicable(study):
         return Status(stage, "not applicable", reason)
     try:
         expected = stage.folder.expected(study)
     except NotReady as error:
         return Status(stage, "due", error.what)
-    reasons = Counter[str]()
     known = {row.key: row.slide_id for row in read_failures(study.failures_csv)}
-    failed = set()
-    for artefact in expected:
-        why = artefact.due()
-        if why and artefact.key in known:
-            failed.add(known[artefact.key])
-        elif why:
-            reasons[why] += 1
+    due = [(artefact.key, why) for artefact in expected if (why := artefact.due())]
+    failed = {known[key] for key, _ in due if key in known}
     failures = f"; {len(failed)} slides failed (failures.csv)" if failed else ""
-    if reasons:
+    if reasons := Counter(why for key, why in due if key not in known):
         what = ", ".join(f"{n} {why}" for why, n in reasons.items())
         return Status(stage, "due", f"{reasons.total()} of {len(expected)} files: {what}{failures}")
-    why = stage.executed(study, expected).due()
-    if why:
+    if why := stage.executed(study, expected).due():
         return Status(stage, "due", f"the files are current, the executed notebook is {why}{failures}")
     return Status(stage, "done", f"all {len(expected) - len(failed)} files carry the study's keys{failures}")
 
