@@ -9,7 +9,7 @@ import pytest
 from wsibench import ranking
 from wsibench.core import CHECKOUT, Artefact, Study, key_at
 
-ENCODERS = ["texture", "colour", "random-vit"]
+ENCODERS = ["texture", "colour", "efficientnet-lite0", "random-efficientnet"]
 PLANTED = [
     f"{latent}_{ceiling}"
     for latent in ("nuclear_density", "nuclear_size", "lymphocytes", "stroma")
