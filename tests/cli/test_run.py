@@ -113,6 +113,16 @@ def test_nothing_is_due_after_a_run_and_nothing_runs_again(mini, study):
     assert {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()} == before
 
 
+def test_the_status_of_a_finished_study_loads_nothing_heavy(mini):
+    heavy = {"torch", "numba", "anndata", "sklearn", "matplotlib"}
+    code = (
+        f"import sys; from wsibench.cli.main import main; main(['status', 'mini']); print({heavy} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=environment(mini[0]), capture_output=True, text=True)
+    assert ran.stdout.count("carry the study's keys") == len(STAGES)
+    assert ran.stdout.endswith("set()\n"), ran.stdout + ran.stderr
+
+
 @pytest.mark.parametrize(
     ("old", "new", "first"),
     [

@@ -16,16 +16,18 @@ References
 
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from wsibench.assembly import gene_set_score
 from wsibench.core import CohortError
 from wsibench.regression.metrics import unit
 from wsibench.regression.probes.base import Fitted, FittedNetworks, Patients, Probe
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 ROUNDING = 1e-5
 """Differences below this share of a gene's SD are rounding; the largest penalty leaves ten times as much."""
@@ -215,7 +217,7 @@ class GeneSetProbe:
         return self.probe.fit(patients, y, seed=seed)
 
 
-def measured_targets(benchmark: AnnData, fold: np.ndarray) -> pd.DataFrame:
+def measured_targets(benchmark: "AnnData", fold: np.ndarray) -> pd.DataFrame:
     """Measured targets, with gene sets scored by the mean and SD of the training patients of each fold.
 
     Parameters
@@ -239,14 +241,14 @@ def measured_targets(benchmark: AnnData, fold: np.ndarray) -> pd.DataFrame:
     return measured
 
 
-def _gene_sets(benchmark: AnnData) -> dict[str, list[str]]:
+def _gene_sets(benchmark: "AnnData") -> dict[str, list[str]]:
     description: dict[str, dict[str, Any]] = json.loads(benchmark.uns["wsibench"]["targets"])
     genes = {column: description[column]["genes"] for column in benchmark.obsm["targets"]}
     return {column: symbols for column, symbols in genes.items() if symbols}
 
 
 def predict_targets(
-    probe: Probe, patients: Patients, benchmark: AnnData, fold: np.ndarray, *, seed: int = 0
+    probe: Probe, patients: Patients, benchmark: "AnnData", fold: np.ndarray, *, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
     """Predict targets other than genes out of fold.
 

@@ -4,9 +4,8 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
@@ -28,6 +27,9 @@ from wsibench.regression.cross_validation import OutOfFold, out_of_fold, predict
 from wsibench.regression.metrics import fold_spearman
 from wsibench.regression.probes import make_probe, probe_spec
 from wsibench.regression.probes.base import Patients, Probe
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["Fit", "check", "expected", "fits", "load", "not_applicable", "read_predictions", "regress"]
 
@@ -176,7 +178,7 @@ def regress(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def read_predictions(path: Path) -> anndata.AnnData:
+def read_predictions(path: Path) -> "AnnData":
     """Read out-of-fold predictions.
 
     Returns
@@ -195,11 +197,13 @@ def read_predictions(path: Path) -> anndata.AnnData:
     NotReady
         When they have not been made.
     """
+    import anndata
+
     key_at(path)
     return anndata.read_h5ad(path)
 
 
-def load(fit: Fit) -> tuple[Patients, anndata.AnnData, pd.DataFrame]:
+def load(fit: Fit) -> tuple[Patients, "AnnData", pd.DataFrame]:
     """Load the inputs of a fit.
 
     Returns
@@ -243,13 +247,15 @@ def _make(fit: Fit) -> None:
 
 def _predictions(
     fit: Fit,
-    benchmark: anndata.AnnData,
+    benchmark: "AnnData",
     found: OutOfFold,
     by_split: list[tuple[np.ndarray, np.ndarray]],
     obsm: dict[str, pd.DataFrame],
     fold: np.ndarray,
-) -> anndata.AnnData:
+) -> "AnnData":
     """Predictions as `read_predictions` describes them."""
+    from anndata import AnnData
+
     varm = {"rho_by_split": _rho(benchmark.X, by_split)}
     if found.seeds is not None:
         varm["rho_by_seed"] = _rho(benchmark.X, [(each, fold) for each in found.seeds])
@@ -258,7 +264,7 @@ def _predictions(
         uns["curves"] = found.curves
     obs = pd.DataFrame({"fold": fold, "site": benchmark.obs["site"].to_numpy(str)}, index=benchmark.obs_names)
     test = fold >= 0
-    return anndata.AnnData(
+    return AnnData(
         found.predicted[test],
         obs[test],
         pd.DataFrame(index=benchmark.var_names),

@@ -5,10 +5,11 @@ where whole sites are held out).  It is estimated within each held-out fold and 
 of different folds come from different fits, and pooling them would mix the fits' offsets with the signal.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from numba import njit
 
 CLIP = 0.999
 """Largest |ρ| that enters Fisher's transformation."""
@@ -16,7 +17,6 @@ RESERVED = 3
 """Fisher's z of n patients has variance 1 / (n − 3): a fold has weight n − 3, and none with three patients or fewer."""
 
 
-@njit(nogil=True, cache=True)
 def _midranks(values: np.ndarray, order: np.ndarray, out: np.ndarray) -> None:
     rows, n = values.shape
     for row in range(rows):
@@ -31,12 +31,19 @@ def _midranks(values: np.ndarray, order: np.ndarray, out: np.ndarray) -> None:
             start = stop + 1
 
 
+@cache
+def _compiled() -> Callable[..., None]:
+    from numba import njit
+
+    return njit(_midranks, nogil=True, cache=True)
+
+
 def centred_midranks(values: np.ndarray) -> np.ndarray:
     """Midranks of every column of `values` (n, columns), shifted to mean 0 and scaled by 1 / n; float32."""
     # NumPy sorts rows in vector registers, some times faster than compiled loops do.
     rows = np.ascontiguousarray(values.T, np.float32)
     out = np.empty(rows.shape, np.float32)
-    _midranks(rows, np.argsort(rows, axis=1), out)
+    _compiled()(rows, np.argsort(rows, axis=1), out)
     n = len(values)
     return ((out - (n - 1) / 2) / max(n, 1)).T
 

@@ -7,8 +7,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
-from sklearn.model_selection import GroupKFold
 
 Arrays = dict[str, np.ndarray]
 """Arrays by name, as a safetensors file holds them."""
@@ -165,6 +163,8 @@ class Projection:
     @classmethod
     def fit(cls, tiles: np.ndarray, n_components: int | None) -> "Projection":
         """Fit on `tiles` (tiles, width); no PCA where it would not make the features narrower."""
+        from sklearn.decomposition import PCA
+
         scaler = Scaler.fit(tiles)
         if n_components is None or n_components >= min(tiles.shape):
             return cls(scaler, None)
@@ -191,6 +191,8 @@ def inner_folds(groups: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray
     With fewer than two groups (a training fold from a single site) patients are split instead, since there
     is no other site to leave out.
     """
+    from sklearn.model_selection import GroupKFold
+
     if len(np.unique(groups)) < 2:
         groups = np.arange(len(groups))
     n = min(n, len(np.unique(groups)))

@@ -1,122 +1,22 @@
-"""Assemble features, expression and other targets into one AnnData of patients × genes."""
+"""Join features, expression and other targets into one AnnData of patients × genes; knows no study."""
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
-from wsibench.assembly.external import check_slides, concatenate
-from wsibench.assembly.keys import artefacts, contents, feature_names, settings_key, slides_and_keys
-from wsibench.assembly.pooling import mean_features, one_hot_control, table_features
-from wsibench.assembly.targets import target_columns
-from wsibench.cohort import clinical, read_cohort, read_expression, read_gene_list
-from wsibench.core import PATIENT_CONTROLS, CohortError, Study, digest, key_at, some, writing
+from wsibench.assembly.pooling import one_hot_control
+from wsibench.core import CohortError, digest, key_at, some
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Rows of benchmark.exclusions.csv: what (slide, patient, feature or gene), id, reason.
 Exclusions = list[tuple[str, str, str]]
-"""Rows of benchmark.exclusions.csv: what (slide, patient, feature or gene), id, reason."""
-
-
-# The stage
-
-
-def assemble(study: Study) -> AnnData:
-    """Pool every encoder's features over each patient's tiles, and join them with expression and other targets.
-
-    A slide counts only if every encoder has its features, and a patient only if every encoder, feature table and
-    control has a vector of them: all encoders are evaluated on the same tissue of the same patients.
-
-    Returns
-    -------
-    AnnData
-        As from `read_benchmark`.
-
-    Raises
-    ------
-    NotReady
-        When an earlier stage is due.
-    CohortError
-        For a feature table or target that cannot be used, and when no patient is left.
-    """
-    slides = None if study.parts else slides_and_keys(study)
-    benchmark, left_out = artefacts(study, slides)
-    if benchmark.due() or left_out.due():
-        adata, exclusions, sources = _external(study) if slides is None else _assembled(study, *slides)
-        competing = [*study.encoders, *study.features]
-        controls = [name for name in feature_names(study) if name not in competing]
-        uns = {"study": study.name, "study_key": study.key, "key": benchmark.key}
-        adata.uns["wsibench"] |= uns | {"encoders": competing, "controls": controls}
-        with writing(left_out) as path:
-            pd.DataFrame(exclusions, columns=["what", "id", "reason"]).to_csv(path, index=False)
-        with writing(benchmark, contents=_digests(adata, sources)) as path:
-            adata.write_h5ad(path, convert_strings_to_categoricals=False)
-    return read_benchmark(study.benchmark_h5ad)
-
-
-def _assembled(study: Study, rows: pd.DataFrame, keys: pd.DataFrame) -> tuple[AnnData, Exclusions, dict[str, list]]:
-    used = (keys != "").all(axis=1)
-    features, n_tiles = {}, {}
-    for name in feature_names(study):
-        if name in keys:
-            slides = rows[used].assign(path=[study.features_h5(name, slide) for slide in rows["slide_id"][used]])
-            features[name], n_tiles[name] = mean_features(slides, label=f"04 pooling {name}")
-        else:
-            features[name] = _patient_features(study, name, rows)
-    slides = rows.assign(used=used, n_tiles=rows["slide_id"].map(tiles_per_slide(n_tiles)))
-    adata, exclusions = join(read_expression(study), slides, features, tables=study.features)
-    adata.uns["wsibench"]["settings"] = {name: settings_key(study, name) or "" for name in features}
-    if study.targets:
-        patients = clinical.read_patients(study, adata.obs)
-        columns, description = target_columns(study.targets, _gene_sets(study), adata.to_df(), patients)
-        adata.obsm["targets"] = columns
-        adata.uns["wsibench"]["targets"] = json.dumps(description)
-    return adata, exclusions, {name: keys[name][used].tolist() for name in keys}
-
-
-def _patient_features(study: Study, name: str, rows: pd.DataFrame) -> pd.DataFrame:
-    patients = rows.drop_duplicates("patient_id").set_index("patient_id")
-    if name in study.features:
-        path = study.resolve(study.features[name].table)
-        return table_features(path, rows, study.features[name], name)
-    if name not in PATIENT_CONTROLS:
-        raise CohortError(f"{name} is computed from slides, and the cohort has none.", "Remove it from study.yaml.")
-    if name == "clinical":
-        return clinical.covariates(clinical.read_patients(study, patients), study.clinical.covariates)
-    if name == "oracle":
-        return _simulated_latents(study.truth / "latents.csv")
-    return one_hot_control(patients, "site" if name == "site" else "subtype", name)
-
-
-def _simulated_latents(path: Path) -> pd.DataFrame:
-    """Read the latent variables of a simulated cohort: an upper bound of what any encoder could achieve."""
-    if not path.is_file():
-        raise CohortError("The control `oracle` is the truth of a simulated cohort; this cohort is not simulated.")
-    latents = pd.read_csv(path, dtype={"patient_id": str}).set_index("patient_id")
-    return latents.drop(columns="site").astype(np.float32)
-
-
-def _gene_sets(study: Study) -> dict[str, list[str]]:
-    genes = {name: target.genes for name, target in study.targets.items() if target.genes is not None}
-    return {
-        name: read_gene_list(study.resolve(each), f"targets.{name}.genes") if isinstance(each, str) else each
-        for name, each in genes.items()
-    }
-
-
-def _external(study: Study) -> tuple[AnnData, Exclusions, dict[str, list]]:
-    parts, names = study.parts.values(), feature_names(study)
-    check_slides({part.name: read_cohort(part) for part in parts})
-    adata, exclusions = concatenate({part.name: read_benchmark(part.benchmark_h5ad) for part in parts}, names)
-    digests = [contents(part)["features"] for part in parts]
-    return adata, exclusions, {name: [each.get(name, "") for each in digests] for name in names}
-
-
-# Without a study
+ROLES = ("train", "test")
 
 
 def tiles_per_slide(n_tiles: Mapping[str, pd.Series]) -> pd.Series:
@@ -144,8 +44,8 @@ def tiles_per_slide(n_tiles: Mapping[str, pd.Series]) -> pd.Series:
 
 
 def join(
-    expression: AnnData, slides: pd.DataFrame, features: Mapping[str, pd.DataFrame], *, tables: Collection[str] = ()
-) -> tuple[AnnData, Exclusions]:
+    expression: "AnnData", slides: pd.DataFrame, features: Mapping[str, pd.DataFrame], *, tables: Collection[str] = ()
+) -> tuple["AnnData", Exclusions]:
     """Join expression and features of the patients of whom everything is known.
 
     Parameters
@@ -242,24 +142,25 @@ def patient_table(slides: pd.DataFrame, patients: pd.Index) -> pd.DataFrame:
     return obs
 
 
-def _digests(adata: AnnData, sources: dict[str, list]) -> dict[str, Any]:
+def digests(adata: "AnnData", sources: dict[str, list]) -> dict[str, Any]:
+    """Digest the parts of a benchmark: patients, expression, targets, and features by name with their sources."""
     known = adata.obs[["site", "subtype", *adata.obs.columns.intersection(["external"])]]
     features = {name: values for name, values in adata.obsm.items() if name != "targets"}
-    digests = {
+    found = {
         "patients": digest([list(row) for row in known.itertuples()]),
         "expression": digest([_sha256(adata.X), list(adata.var_names)]),
         "features": {name: digest([_sha256(values), *sources.get(name, [])]) for name, values in features.items()},
     }
     if "targets" in adata.obsm:
-        digests["targets"] = digest([_sha256(adata.obsm["targets"].to_numpy()), adata.uns["wsibench"]["targets"]])
-    return digests
+        found["targets"] = digest([_sha256(adata.obsm["targets"].to_numpy()), adata.uns["wsibench"]["targets"]])
+    return found
 
 
 def _sha256(matrix: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(matrix).tobytes()).hexdigest()
 
 
-def read_benchmark(path: Path) -> AnnData:
+def read_benchmark(path: Path) -> "AnnData":
     """Read an assembled benchmark.
 
     Returns
@@ -277,6 +178,8 @@ def read_benchmark(path: Path) -> AnnData:
     NotReady
         When it has not been assembled.
     """
+    import anndata
+
     key_at(path)
     adata = anndata.read_h5ad(path)
     # HDF5 lists its members by name; the study's own order is the one that tables and figures follow.
@@ -285,6 +188,125 @@ def read_benchmark(path: Path) -> AnnData:
     return adata
 
 
-def read_exclusions(path: Path) -> pd.DataFrame:
-    """Read benchmark.exclusions.csv: what (slide, patient, feature or gene), id, reason."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+# External validation: the benchmarks of two studies as one, to train on the one and test on the other
+
+
+def concatenate(benchmarks: dict[str, "AnnData"], names: list[str]) -> tuple["AnnData", Exclusions]:
+    """Concatenate the benchmarks of a training and a test study.
+
+    Genes, and feature columns that have names, are those of both.  The control ``site`` is computed anew, and
+    sites carry ``train:`` or ``test:`` before their name, since equal names need not be one site.
+
+    Parameters
+    ----------
+    benchmarks
+        The training and the test benchmark, in this order, by the name of their study.
+    names
+        Features to keep.
+
+    Returns
+    -------
+    AnnData
+        The training patients, then the test patients; obs["external"] is −1 for the former and 0 for the latter.
+    exclusions
+        Genes and feature columns that only one of them has: what, id, reason.
+
+    Raises
+    ------
+    CohortError
+        For a patient in both, no gene or feature column in both, and features made with different settings.
+    """
+    import anndata
+
+    train, test = benchmarks.values()
+    _check_patients(benchmarks)
+    _check_settings(benchmarks, [name for name in names if name != "site"])
+    genes = test.var_names[test.var_names.isin(train.var_names)]
+    if genes.empty:
+        first, second = (f"{name} has {some(each.var_names)}" for name, each in benchmarks.items())
+        raise CohortError(
+            f"The studies share no gene: {first}; {second}.", "Name genes alike in both, by symbol or by Ensembl id."
+        )
+    parts = {role: _part(each, genes, names, role) for role, each in zip(ROLES, benchmarks.values(), strict=True)}
+    both = anndata.concat(parts.values(), join="inner")
+    both.var = test.var.loc[genes]
+    exclusions = []
+    for (study, each), (role, part) in zip(benchmarks.items(), parts.items(), strict=True):
+        reason = f"only in {study} ({role})"
+        exclusions += [("gene", gene, reason) for gene in each.var_names.difference(genes, sort=False)]
+        for name, values in part.obsm.items():
+            alone = values.columns.difference(both.obsm[name].columns, sort=False)
+            exclusions += [("feature", f"{name}: {column}", reason) for column in alone]
+    if "site" in names:
+        both.obsm["site"] = one_hot_control(both.obs, "site", "site")
+    columns = {name: values.columns.to_numpy(str) for name, values in both.obsm.items() if _named(values)}
+    for name, values in both.obsm.items():
+        if values.empty:
+            raise CohortError(f"The studies share no column of {name}.", "Name columns alike in both tables.")
+        both.obsm[name] = np.ascontiguousarray(values.to_numpy(np.float32))
+    both.uns["wsibench"] = {"columns": columns}
+    return both, exclusions
+
+
+def check_slides(cohorts: dict[str, pd.DataFrame]) -> None:
+    """Refuse a slide file that is in both studies under different patients.
+
+    Parameters
+    ----------
+    cohorts
+        Slides with their identity, by the name of the study.
+
+    Raises
+    ------
+    CohortError
+        Names the first of them.
+    """
+    first, second = (rows[rows["identity"] != ""].set_index("identity")["slide_id"] for rows in cohorts.values())
+    same = first.index.intersection(second.index)
+    if len(same):
+        studies = " and ".join(f"{ids[same[0]]} of {name}" for ids, name in zip((first, second), cohorts, strict=True))
+        raise CohortError(
+            f"{len(same)} slides are in both studies, under different patients: {studies} is the same file.",
+            "Remove them from one study.",
+        )
+
+
+def _part(benchmark: "AnnData", genes: pd.Index, names: list[str], role: str) -> "AnnData":
+    """One study's patients, with features as data frames, so that anndata matches columns by name."""
+    part, columns = benchmark[:, genes].copy(), benchmark.uns["wsibench"]["columns"]
+    part.obs["site"] = part.obs["site"].where(part.obs["site"] == "", f"{role}:" + part.obs["site"])
+    part.obs["external"] = np.int8(-1 if role == "train" else 0)
+    part.obsm = {
+        name: pd.DataFrame(part.obsm[name], part.obs_names, columns.get(name)) for name in names if name != "site"
+    }
+    return part
+
+
+def _named(features: pd.DataFrame) -> bool:
+    return features.columns.inferred_type == "string"
+
+
+def _check_patients(benchmarks: dict[str, "AnnData"]) -> None:
+    train, test = benchmarks.values()
+    both = train.obs_names.intersection(test.obs_names)
+    if len(both):
+        raise CohortError(
+            f"{len(both)} patients are in study {' and in study '.join(benchmarks)}: {some(both)}. They would be "
+            "tested on models that were trained on them.",
+            "Remove them from one study; if they are different people, give them different ids.",
+        )
+
+
+def _check_settings(benchmarks: dict[str, "AnnData"], names: list[str]) -> None:
+    """Refuse features of other encoders, weights or tiles: a model trained on the one cannot read the other."""
+    for name in names:
+        keys = set()
+        for each in benchmarks.values():
+            known = each.uns["wsibench"]
+            keys.add((known["settings"][name], None if name in known["columns"] else each.obsm[name].shape[1]))
+        if len(keys) > 1:
+            studies = " and in study ".join(benchmarks)
+            raise CohortError(
+                f"The features of {name} were made with different settings in study {studies}.",
+                "Use the same encoder, weights, `tiles` (tile_um, min_tissue, drop) and `embedding` in both.",
+            )
