@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from wsibench.core import Encoder, Study, StudyError, WeightsError
+from wsibench.core import CHECKOUT, Encoder, Study, StudyError, WeightsError
 from wsibench.embedding import encoders, models, weights
 from wsibench.embedding.encoders import ENCODERS, encoder
 
@@ -168,6 +168,15 @@ def test_the_table_of_encoders_comes_in_three_forms():
     rows = pd.read_csv(io.StringIO(encoders.encoders_table("csv"))).set_index("name")
     assert rows.loc["medsiglip", ["gflops", "repo"]].tolist() == [979.2, "google/medsiglip-448"]
     assert {row["name"]: row["tcga"] for row in json.loads(encoders.encoders_table("json"))}["phikon"] == "yes"
+
+
+def test_the_docs_show_the_table_of_the_records():
+    command, table = (
+        "<!-- encoders: .venv/bin/wsibench encoders --format markdown -->",
+        encoders.encoders_table("markdown"),
+    )
+    text = (CHECKOUT / "docs" / "encoders.md").read_text()
+    assert f"{command}\n{table}\n<!-- /encoders -->" in text, f"write what {command[14:-4]} prints"
 
 
 def test_an_encoder_without_weights_needs_none(study):

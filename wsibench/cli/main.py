@@ -1,6 +1,7 @@
 """The ``wsibench`` command."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from wsibench import cohort, embedding, ranking, regression
 from wsibench.cli import checks
 from wsibench.cli.run import leaderboard_text, run
 from wsibench.cli.stages import STAGES, statuses
-from wsibench.core import Study, WsibenchError, read_failures, studies
+from wsibench.core import Study, WsibenchError, read_failures, studies, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
 
     command = add(_encoders, "list the encoders, their licences and their exposure to TCGA", "--format csv")
-    command.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    command.add_argument("--format", choices=["table", "markdown", "csv", "json"], default="table")
+    command.add_argument("--check", metavar="NAME", help="embed a painted tile, to check a record on its weights")
+    command.add_argument("--record", action="store_true", help="with --check: write NAME.json for others to compare")
 
     add(_doctor, "check the machine, and a study for faults that would stop it", "demo", nargs="?", **known)
     return parser
@@ -165,7 +168,13 @@ def _predict(asked: argparse.Namespace) -> None:
 
 
 def _encoders(asked: argparse.Namespace) -> None:
-    print(embedding.encoders_table(asked.format))
+    if not asked.check:
+        print(embedding.encoders_table(asked.format))
+        return
+    found = embedding.check(asked.check)
+    print(embedding.check_text(found))
+    if asked.record:
+        write_text(Path(f"{asked.check}.json"), json.dumps(found, indent=1) + "\n")
 
 
 def _doctor(asked: argparse.Namespace) -> int:

@@ -1,3 +1,4 @@
+from .conformance import check as check, check_text as check_text
 from .encoders import (
     ENCODERS as ENCODERS,
     encoder as encoder,

@@ -169,12 +169,16 @@ def _presence(record: Encoder, study: Study | None) -> str:
 
 
 def encoders_table(form: str = "table") -> str:
-    """Return the table of all encoders as text: an aligned table for a terminal, CSV or JSON."""
+    """Return the table of all encoders as text: aligned for a terminal, markdown (as in the docs), csv or json."""
     frame = table()
     if form == "csv":
         return frame.to_csv(index=False)
     if form == "json":
         return frame.to_json(orient="records", indent=1, force_ascii=False)
     frame["parameters"] = [f"{count:,}" if pd.notna(count) else "unknown" for count in frame["parameters"]]
-    shown = frame.drop(columns=["commercial", "data", "checked"]).rename(columns={"dim": "width"})
-    return shown.to_string(index=False, na_rep="")
+    frame = frame.rename(columns={"dim": "width"}).drop(columns="data")
+    if form == "markdown":
+        frame = frame.drop(columns="weights").fillna("")
+        rows = [list(frame), ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return frame.drop(columns=["commercial", "checked"]).to_string(index=False, na_rep="")
