@@ -62,7 +62,7 @@ def test_a_table_of_slides_that_cannot_be_used_is_refused(make, slides, words):
         ("patient_id,A,B\n007,1,,3\n", ["names 3 columns, the rows have 4"]),
         ("patient_id,A,B\n007,1,\n008,1,2\n009,1,3\n", ["none of 2 genes varies"]),
         ("patient_id,A\n", ["no rows"]),
-        ("", ["first column"]),
+        ("", ["expression.csv cannot be read"]),
     ],
 )
 def test_an_expression_table_that_cannot_be_used_is_refused(make, expression, words):

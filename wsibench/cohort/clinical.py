@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from wsibench.cohort.sample_table import rename_columns
+from wsibench.cohort.sample_table import TCGA_BARCODE, rename_columns
 from wsibench.core import CohortError, GdcCohort, Study, file_sha256, read_rows, some
 
 # Fields read from TCGA's exports, in the order of the tables.
@@ -26,7 +26,6 @@ FIELDS = ("subtype", "stage", "age_years", "er", "pr", "her2")
 UNKNOWN = {
     "", "--", "na", "nan", "n/a", "unknown", "not reported", "not available", "not evaluated", "not applicable",
 }  # fmt: skip
-TCGA_PATIENT = r"TCGA-\w\w-\w{4}"
 
 
 @cache
@@ -136,7 +135,7 @@ def read_tcga_clinical(path: Path) -> pd.DataFrame:
     if "age_days" in fields and "age_years" not in fields:
         fields["age_years"] = [f"{float(days) / 365.25:.1f}" if days else "" for days in fields["age_days"]]
         chosen["age_years"] = chosen["age_days"]
-    fields = fields[barcodes.str.match(TCGA_PATIENT)].sort_values("primary", ascending=False, kind="stable")
+    fields = fields[barcodes.str.match(TCGA_BARCODE)].sort_values("primary", ascending=False, kind="stable")
     # "" has to count as missing for the first known value to be found.
     merged = fields.replace("", pd.NA).groupby("patient_id").first().reindex(columns=list(FIELDS)).fillna("")
     merged.attrs["columns"] = {field: chosen[field] for field in FIELDS if field in chosen}
@@ -299,7 +298,7 @@ def _choose_columns(table: pd.DataFrame) -> dict[str, str]:
     names = {re.sub(r"\W+", "_", name.strip().lower()).strip("_"): name for name in reversed(table.columns)}
     found = {field: [names[each] for each in known if each in names] for field, known in _tcga()["columns"].items()}
     # A sample's barcode says whether it is a primary tumour; but sample_id may also be a UUID.
-    found["patient_id"] = [name for name in found["patient_id"] if _barcodes(table[name]).str.match(TCGA_PATIENT).any()]
+    found["patient_id"] = [name for name in found["patient_id"] if _barcodes(table[name]).str.match(TCGA_BARCODE).any()]
     return {field: columns[0] for field, columns in found.items() if columns}
 
 

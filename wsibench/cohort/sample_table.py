@@ -1,7 +1,7 @@
 """Read and check a sample table: the slides or patients of a cohort, one row each."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -67,9 +67,9 @@ def read_sample_table(
     table = rename_columns(path, read_rows(path), columns or {}, required=allowed[: 3 if kind == "slides" else 1])
     unused = [name for name in table if name not in allowed]
     rows = _one_row_a_slide(path, table.drop(columns=unused))
-    _check_ids(path, rows)
+    for wrong, problem, remedy in _faults(rows, with_files=kind == "slides"):
+        _refuse(path, rows, wrong, problem, remedy)
     if kind == "slides":
-        _check_slides(path, rows)
         rows["path"] = [str(((folder or path.parent) / each).resolve()) for each in rows["path"]]
         _refuse(path, rows, rows["path"].duplicated(keep=False), "several slides have the file {path}", ONE_ROW)
     known = rows[["site", "subtype"]].replace("", pd.NA).groupby(rows["patient_id"])
@@ -140,41 +140,33 @@ def _refuse(path: Path, rows: pd.DataFrame, wrong: pd.Series, problem: str, reme
         raise CohortError(f"{path}, line {bad.index[0] + 2}: {problem.format(**first)}{others}.", remedy)
 
 
-def _check_ids(path: Path, rows: pd.DataFrame) -> None:
+def _faults(rows: pd.DataFrame, with_files: bool) -> Iterator[tuple[pd.Series, str, str]]:
+    """List what can be wrong with rows: where it is, the problem, and its remedy."""
     patients, slides = rows["patient_id"], rows["slide_id"]
     clean = pd.concat([ids.map(str.isprintable) & (ids == ids.str.strip()) for ids in (patients, slides)], axis=1)
-    _refuse(
-        path,
-        rows,
+    yield (
         (patients == "") | ~clean.all(axis=1),
         "an id is empty, or holds blanks at its ends or control characters: patient {patient_id!r}, slide {slide_id!r}",
+        "",
     )
-    repeated = (slides != "") & slides.duplicated(keep=False)
-    _refuse(path, rows, repeated, "slide id {slide_id} is listed more than once", ONE_ROW)
-
-
-def _check_slides(path: Path, rows: pd.DataFrame) -> None:
-    _refuse(
-        path,
-        rows,
-        ~rows["slide_id"].map(lambda slide: bool(SAFE_ID.fullmatch(slide))),
+    yield (slides != "") & slides.duplicated(keep=False), "slide id {slide_id} is listed more than once", ONE_ROW
+    mpp = pd.to_numeric(rows["mpp"].replace("", "1"), errors="coerce")
+    yield (
+        ~mpp.between(0, 1000, inclusive="neither"),
+        "slide {slide_id} has mpp {mpp!r}, which is not µm per pixel",
+        "Give something like 0.25, or leave it empty to use the resolution that the slide states.",
+    )
+    if not with_files:
+        return
+    yield (
+        ~slides.map(lambda slide: bool(SAFE_ID.fullmatch(slide))),
         "slide id {slide_id!r} cannot be a file's name",
         "Use letters, digits and . _ + = @ - (at most 200, the first a letter, digit or _, the last no point).",
     )
     # Expanded, a table from elsewhere could write a secret of the environment into failures.csv.
-    _refuse(
-        path,
-        rows,
+    yield (
         rows["path"].str.contains(r"^$|\$\{|^~", regex=True) | ~rows["path"].map(str.isprintable),
         "the path {path!r} is empty or holds ~, a ${{VARIABLE}} or control characters, which are not expanded here",
         "Give the path relative to a folder: `cohort: {folder: ${VARIABLE}/slides}` in study.yaml, where variables "
         "are expanded.",
-    )
-    mpp = pd.to_numeric(rows["mpp"].replace("", "1"), errors="coerce")
-    _refuse(
-        path,
-        rows,
-        ~mpp.between(0, 1000, inclusive="neither"),
-        "slide {slide_id} has mpp {mpp!r}, which is not µm per pixel",
-        "Give something like 0.25, or leave it empty to use the resolution that the slide states.",
     )

@@ -107,7 +107,7 @@ def test_an_index_that_changes_between_pages_is_noticed(
         return data
 
     monkeypatch.setattr(client, "_page", shifting)
-    with pytest.raises(GdcError, match="announced 6 and 7 files and listed 6"):
+    with pytest.raises(GdcError, match="announced 7 files, then 6, and listed"):
         client.find_files(session, {"cases.project.project_id": PROJECT, "data_format": "SVS"})
 
 
@@ -137,7 +137,7 @@ def test_repeated_pages_end_the_paging(session: requests.Session, monkeypatch: p
         return {"data": {"hits": [ENTRY], "pagination": {"total": 10**9}}, "warnings": {}}
 
     monkeypatch.setattr(client, "_ask", same_page)
-    with pytest.raises(GdcError, match="announced 1000000000 files and listed 2, 1 of them unique"):
+    with pytest.raises(GdcError, match=r"announced 1000000000 files.* and listed 2, 1 of them unique"):
         client.find_files(session, {})
 
 

@@ -212,7 +212,8 @@ def find_files(session: requests.Session, wanted: dict[str, str]) -> list[dict[s
         When the GDC refuses, warns, answers in another form, or lists another number of files than announced.
     """
     found: dict[str, dict] = {}
-    totals, n_listed = set(), 0
+    announced: int | None = None
+    n_listed = 0
     terms = [{"op": "in", "content": {"field": field, "value": [value]}} for field, value in wanted.items()]
     query = {
         "filters": {"op": "and", "content": terms},
@@ -221,20 +222,17 @@ def find_files(session: requests.Session, wanted: dict[str, str]) -> list[dict[s
         "size": PAGE,
         "sort": "file_id:asc",
     }
-    while True:
+    while announced is None or n_listed < announced:
         page, total = _page(_ask(session, "POST", "/files", json=query | {"from": n_listed}))
-        totals.add(total)
         n_listed += len(page)
-        nothing_new = {hit["id"] for hit in page} <= found.keys()
         found |= {hit["id"]: hit for hit in page}
-        if n_listed >= max(totals) or nothing_new:
-            break
-    if totals != {len(found)} or len(found) != n_listed:
-        raise GdcError(
-            f"The GDC announced {' and '.join(map(str, sorted(totals)))} files and listed {n_listed}, "
-            f"{len(found)} of them unique.",
-            "Its index changed between two pages: ask again.",
-        )
+        if total != (announced or total) or len(found) != n_listed or n_listed > total or len(page) < min(1, total):
+            raise GdcError(
+                f"The GDC announced {announced or total} files, then {total}, and listed {n_listed}, {len(found)} of "
+                "them unique.",
+                "Its index changed between two pages: ask again.",
+            )
+        announced = total
     return list(found.values())
 
 

@@ -192,10 +192,8 @@ def _receive(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: th
 
 
 def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, stop: threading.Event) -> None:
-    """Append the bytes that are still missing, in one attempt."""
+    """Append the bytes that are still missing, in one attempt; begin again when they cannot be continued."""
     start = sink.seek(0, io.SEEK_END)
-    if start > file.size:
-        start = _restart(sink)
     if start == file.size:
         return
     headers = {"Range": f"bytes={start}-"} if start else {}
@@ -207,14 +205,11 @@ def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, sto
         _restart(sink)
         raise Interrupted(error.what) from None
     with response:
-        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if start and not (response.status_code == 206 and resumed):
-            start = _restart(sink)
-            if response.status_code != 200:
-                raise Interrupted(f"{file.name}: another range was sent than asked for")
+        continues = not start or response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         announced = response.headers.get("Content-Length", str(file.size - start))
-        if announced != str(file.size - start):
-            raise Interrupted(f"{file.name}: {announced} bytes announced, {file.size - start} of {file.size} expected")
+        if not continues or announced != str(file.size - start):
+            _restart(sink)
+            raise Interrupted(f"{file.name}: another part was sent than bytes {start} to {file.size}")
         try:
             for chunk in response.iter_content(CHUNK):
                 if stop.is_set():
@@ -226,10 +221,10 @@ def _receive_rest(session: requests.Session, file: GdcFile, sink: io.FileIO, sto
         raise Interrupted(f"{file.name}: the connection closed after {received} of {file.size} bytes")
 
 
-def _restart(sink: io.FileIO) -> int:
-    """Discard the bytes received so far; return the new length, 0."""
+def _restart(sink: io.FileIO) -> None:
+    """Discard the bytes received so far."""
     sink.truncate(0)
-    return sink.seek(0)
+    sink.seek(0)
 
 
 def _write(sink: io.FileIO, chunk: bytes) -> None:
