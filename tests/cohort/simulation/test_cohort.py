@@ -28,7 +28,7 @@ from wsibench.cohort.simulation.cohort import (
     write_svs,
 )
 from wsibench.cohort.simulation.slides import Morphology, paint
-from wsibench.core import Artefact, SimulatedCohort, Study, StudyError, file_sha256
+from wsibench.core import Artefact, SimulatedCohort, Study, file_sha256
 
 N_SLIDES = 11
 
@@ -116,9 +116,12 @@ def test_sites_are_unequal_and_none_is_tiny():
     assert set(patients.subtype) == set("ABCD")
 
 
-def test_a_cohort_of_more_sites_than_patients_is_refused(data_root):
-    with pytest.raises(StudyError, match="11 sites"):
-        new_study(data_root, sites=11, patients=10)
+def test_some_of_more_sites_than_patients_stay_empty():
+    settings = cohort(patients=10, sites=11)
+    patients = simulate_patients(settings)
+    assert len(patients) == 10
+    assert patients.site.nunique() < 10
+    assert len(plan_slides(settings, patients)) == N_SLIDES
 
 
 def test_latents_are_standard_and_independent_of_each_other_and_of_the_site():
