@@ -171,7 +171,7 @@ def _encoders(asked: argparse.Namespace) -> None:
     if not asked.check:
         print(embedding.encoders_table(asked.format))
         return
-    found = embedding.check(asked.check)
+    found = embedding.check_record(asked.check)
     print(embedding.check_text(found))
     if asked.record:
         write_text(Path(f"{asked.check}.json"), json.dumps(found, indent=1) + "\n")

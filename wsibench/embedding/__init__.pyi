@@ -1,4 +1,4 @@
-from .conformance import check as check, check_text as check_text
+from .conformance import check_record as check_record, check_text as check_text
 from .encoders import (
     ENCODERS as ENCODERS,
     encoder as encoder,

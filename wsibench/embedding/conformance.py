@@ -20,7 +20,7 @@ SHOWN = 8
 """Number of values of the embedding that are given, to compare machines whose last bits differ."""
 
 
-def check(name: str) -> dict[str, Any]:
+def check_record(name: str) -> dict[str, Any]:
     """Embed the painted tile in float32 and in the precision of the record.
 
     Parameters
@@ -42,7 +42,7 @@ def check(name: str) -> dict[str, Any]:
     """
     record = find_encoder(name)
     folder = fetch(record, local_folder(name)) if record.needs_weights else None
-    tile = np.asarray(Image.open(TILE).convert("RGB"))[None]
+    tile = np.array(Image.open(TILE).convert("RGB"))[None]
     exact, used = (
         embed(tile, load(record, folder, devices()[0], precision=precision))[0].astype(np.float64)
         for precision in ("fp32", record.precision)
@@ -68,7 +68,7 @@ def check(name: str) -> dict[str, Any]:
 
 
 def check_text(found: dict[str, Any]) -> str:
-    """Format the result of `check` for a terminal."""
+    """Format the result of `check_record` for a terminal."""
     lines = {
         "weights": found["weights"],
         "cosine": f"{found['cosine']:.6f} between float32 and {found['precision']} on {found['device']}",
