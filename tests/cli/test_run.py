@@ -13,11 +13,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from damage import patch_tag
 
 from wsibench.cli.main import main
 from wsibench.cli.stages import STAGES, status, statuses
 from wsibench.cohort import read_expression
-from wsibench.core import CHECKOUT, Study, meta_path
+from wsibench.core import CHECKOUT, Study, meta_path, read_failures
 
 MINI = """\
 title: A simulated cohort in miniature
@@ -258,3 +259,23 @@ def test_feature_tables_alone_skip_the_stages_on_tiles(study, tmp_path):
     assert "mine" in (folder / "leaderboard.csv").read_text()
     alone = papermill(root, "02_tiling", "-p", "study", "vectors")
     assert alone.returncode == 0, alone.stderr
+
+
+@pytest.mark.parametrize(("tag", "dtype"), [("SamplesPerPixel", 1), ("TileByteCounts", 16)])
+def test_a_slide_with_a_damaged_header_is_a_row_and_stops_no_stage(data_root, write_svs, tag, dtype):
+    rng = np.random.default_rng(0)
+    image = np.full((1600, 1600, 3), (243, 242, 245), np.int16)
+    image[400:1200, 400:1200] = np.array((196, 120, 170)) + rng.integers(-15, 15, (800, 800, 1))
+    good, bad = (write_svs(image.astype(np.uint8), 0.5, name=f"{name}.svs") for name in ("good", "bad"))
+    patch_tag(bad, tag, 2, dtype)
+    folder = data_root / "own"
+    folder.mkdir()
+    (folder / "slides.csv").write_text(f"slide_id,patient_id,path\ngood,P1,{good}\nbad,P2,{bad}\n")
+    study_yaml = "title: T\ncohort: {source: local, slides: slides.csv}\nlimits: {failed_slides: 0.5}\n"
+    (folder / "study.yaml").write_text(study_yaml)
+    ran = wsibench(data_root, "run", "own", "--to", "02")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    [row] = read_failures(folder / "failures.csv")
+    assert (row.slide_id, row.stage) == ("bad", "tiling")
+    assert "cannot be opened" in row.error
+    assert (folder / "tiles" / "good.parquet").exists()

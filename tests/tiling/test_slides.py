@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from damage import patch_tag
 
 from wsibench.core import SlideError
 from wsibench.tiling.slides import open_slide
@@ -163,15 +164,6 @@ def test_images_other_than_8_bit_rgb_are_refused(tmp_path, shape, dtype, photome
     )
     with pytest.raises(SlideError, match=f"slide.svs is a {kind} image; .*Export it as 8-bit RGB"):
         open_slide(path)
-
-
-def patch_tag(path, name: str, byte: int, value: int) -> None:
-    """Overwrite one byte of a tag's 12-byte entry in the first page of a TIFF."""
-    with tifffile.TiffFile(path) as tiff:
-        offset = tiff.pages[0].tags[name].offset
-    content = bytearray(path.read_bytes())
-    content[offset + byte] = value
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(("tag", "dtype"), [("SamplesPerPixel", 1), ("TileByteCounts", 16)])
