@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import save_file
 
 from wsibench.core import CHECKOUT, Encoder, Study, StudyError, WeightsError
-from wsibench.embedding import encoders, models, weights
+from wsibench.embedding import encoders, models
 from wsibench.embedding.encoders import ENCODERS, encoder
 
 
@@ -250,9 +250,9 @@ def test_trusted_code_embeds_whole_tiles(own_study, monkeypatch):
 
 def test_changed_code_changes_the_hash(own_study, monkeypatch):
     monkeypatch.setenv("WSIBENCH_TRUST", "1")
-    before = weights.weights_hash(encoders.encoder("mine", own_study), None)
+    before = encoders.weights_hash(encoders.encoder("mine", own_study), None)
     (own_study.study_yaml.parent / "owncode.py").write_text(CODE.format(scale=2.0))
-    assert weights.weights_hash(encoders.encoder("mine", own_study), None) != before
+    assert encoders.weights_hash(encoders.encoder("mine", own_study), None) != before
 
 
 def test_a_missing_module_is_an_error(own_study, monkeypatch):
@@ -277,7 +277,7 @@ def test_a_study_brings_a_record_of_its_own(study, tmp_path):
     [record] = encoders.tile_encoders(study(encoders=[mine], controls=[]))
     assert (record.name, record.px, record.mean, record.std) == ("mine", 64, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225))
     with pytest.raises(WeightsError, match=r"mine names no repository.*weights: {mine: /path/to/dir}"):
-        weights.fetch(record)
+        encoders.fetch(record)
     module = timm.create_model("resnet10t", num_classes=0)
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     assert models.load(record, tmp_path)(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 512)

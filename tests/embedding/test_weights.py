@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsibench.core import Study, WeightsError, file_sha256
-from wsibench.embedding import encoder, weights
+from wsibench.embedding import encoder, encoders as weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -81,7 +81,7 @@ FETCH = """
 import json, sys
 from wsibench.embedding import encoder
 from wsibench.core import WeightsError
-from wsibench.embedding.weights import fetch
+from wsibench.embedding.encoders import fetch
 said = {}
 for name in sys.argv[1:]:
     try:

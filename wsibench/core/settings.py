@@ -160,9 +160,10 @@ class Encoder(Section):
             raise ValueError(f"arch of a callable is module:function, not {self.arch!r}")
         return self
 
-    def decides(self) -> dict[str, Any]:
-        """Return the fields that decide the values of an embedding."""
-        return self.model_dump(mode="json", include=DECIDES)
+    def decides(self, geometry: str = "tile") -> dict[str, Any]:
+        """Return what decides the values of an embedding: fields of the record, and sizes under a study's geometry."""
+        sizes = {"input_px": self.input_px(geometry), "decoded_px": self.decoded_px(geometry)}
+        return self.model_dump(mode="json", include=DECIDES) | sizes
 
     def input_px(self, geometry: str) -> int:
         """Return the side of a whole tile in pixels under a study's geometry, before any crop."""

@@ -9,15 +9,21 @@ import torch
 from PIL import Image
 
 from wsibench.core import versions
-from wsibench.embedding.encoders import encoder as find_encoder
+from wsibench.embedding.encoders import (
+    as_pinned,
+    encoder as find_encoder,
+    fetch,
+    local_folder,
+    weight_files,
+    weights_hash,
+)
 from wsibench.embedding.models import load
 from wsibench.embedding.one_pass import devices, embed
-from wsibench.embedding.weights import as_pinned, fetch, local_folder, weight_files, weights_hash
 
+# Tile of 112 µm and 224 px that the simulation painted.
 TILE = Path(__file__).with_name("tile.png")
-"""Tile of 112 µm and 224 px that the simulation painted."""
+# Number of values of the embedding that are given, to compare machines whose last bits differ.
 SHOWN = 8
-"""Number of values of the embedding that are given, to compare machines whose last bits differ."""
 
 
 def check_record(name: str) -> dict[str, Any]:

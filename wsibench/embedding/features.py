@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 
 from wsibench.core import Encoder, FeatureFolder, SlideError, digest, slide_identity
 
+# Files of a slide's features in each layout, in order of preference.
 FILES = {
     "trident": ("{}.h5",),
     "clam": ("h5_files/{}.h5", "{}.h5", "pt_files/{}.pt", "{}.pt"),
     "lazyslide": ("{}.zarr",),
 }
-"""Files of a slide's features in each layout, in order of preference."""
+# Coordinate of tiles in files without coordinates.
 UNKNOWN_COORDINATE = -1
-"""Coordinate of tiles in files without coordinates."""
+# Ratio of declared to stored bytes above which a file is damaged; tile features hardly compress.
 MAX_COMPRESSION = 100
-"""Ratio of declared to stored bytes above which a file is damaged; tile features hardly compress."""
 
 
 def write_features(path: Path, features: np.ndarray, coords: np.ndarray, **attrs: Any) -> None:

@@ -15,21 +15,20 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from wsibench.core import Encoder, Precision, StudyError, WeightsError
 from wsibench.embedding import statistics
-from wsibench.embedding.encoders import encoder as find_encoder
-from wsibench.embedding.weights import fetch, local_folder, weight_files
+from wsibench.embedding.encoders import encoder as find_encoder, fetch, local_folder, weight_files
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# Share of a device's free memory that one batch may take.
 MEMORY_SHARE = 0.5
-"""Share of a device's free memory that one batch may take."""
+# Number of tiles in the batch that measures the memory of one tile.
 PROBE = 8
-"""Number of tiles in the batch that measures the memory of one tile."""
+# Number of tiles of which a convolutional network's maps fit a processor's cache: half the time of 64.
 CONVOLVED = 4
-"""Number of tiles of which a convolutional network's maps fit a processor's cache: half the time of 64."""
+# Compute capability of the first CUDA devices that multiply in TensorFloat-32 and bfloat16.
 AMPERE = (8, 0)
-"""Compute capability of the first CUDA devices that multiply in TensorFloat-32 and bfloat16."""
+# Number of models that torch may compile: all of timm's vision transformers share one forward function.
 MAX_COMPILED = 64
-"""Number of models that torch may compile: all of timm's vision transformers share one forward function."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,12 @@ class Embedder:
     """A loaded encoder: a function from uint8 tiles (b, px, px, 3) to float32 embeddings (b, dim)."""
 
     function: Function
+    # Side in pixels that a tile is decoded at for it.
     decoded_px: int
-    """Side in pixels that a tile is decoded at for it."""
+    # Arithmetic that it computes in.
     precision: Precision = "fp32"
-    """Arithmetic that it computes in."""
+    # True if its tiles are to lie on its device.
     needs_device: bool = False
-    """True if its tiles are to lie on its device."""
 
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
         """Embed tiles."""
@@ -210,8 +209,8 @@ class Model:
         self.run = _compiled(self.module) if compiled else self.module
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (encoder.mean, encoder.std))
         self.scale, self.shift = 1 / std, -mean / std
+        # Maximum batch, chosen in the first call and halved when the memory does not suffice.
         self.batch = 0
-        """Maximum batch, chosen in the first call and halved when the memory does not suffice."""
 
     @torch.inference_mode()
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:  # torch, which listing the features does not need
     from wsibench.embedding.models import Embedder
 
 T = TypeVar("T")
+# Number of tiles decoded at a time for a CPU.
 BATCH = 64
-"""Number of tiles decoded at a time for a CPU."""
+# Number of tiles decoded at a time for a CUDA device, on which small encoders need so many to be busy.
 CUDA_BATCH = 256
-"""Number of tiles decoded at a time for a CUDA device, on which small encoders need so many to be busy."""
+# Maximum number of threads that decode, and as many that compute controls, for one CUDA device.
 MAX_THREADS = 8
-"""Maximum number of threads that decode, and as many that compute controls, for one CUDA device."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Ready:
 
     encoder: Encoder
     weights: Path | None
+    # Hash of the weights.
     hash: str
-    """Hash of the weights."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class Task:
     """Features of one slide that are due, and all that is needed to make them."""
 
     slide_id: str
+    # The slide, or the folder of features that another tool computed.
     path: Path
-    """The slide, or the folder of features that another tool computed."""
     outputs: tuple[Output, ...]
     tiles: Path = Path()
     geometry: str = "tile"
     max_bad: float = 0.05
     imported: FeatureFolder | None = None
+    # Context in which the slide of a streamed cohort is on this machine.
     fetched: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Context in which the slide of a streamed cohort is on this machine."""
+    # Tiling of the slide, done in the same pass when slides are streamed.
     tiling: "tiling.TilingTask | None" = None
-    """Tiling of the slide, done in the same pass when slides are streamed."""
 
 
 # Devices
@@ -205,8 +205,8 @@ class Embedded:
     """Features of one slide by one encoder, filled batch by batch."""
 
     def __init__(self, n_tiles: int) -> None:
+        # False for tiles that cannot be decoded, and have no features.
         self.decoded = np.zeros(n_tiles, bool)
-        """False for tiles that cannot be decoded, and have no features."""
         self._values: np.ndarray | None = None
 
     @property

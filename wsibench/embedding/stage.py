@@ -1,7 +1,6 @@
 """Stage 03: make the features of every slide and encoder of a study that are due."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,10 +26,9 @@ from wsibench.core import (
     read_meta,
     record_failures,
 )
-from wsibench.embedding.encoders import find_weights, tile_encoders
+from wsibench.embedding.encoders import as_pinned, find_weights, tile_encoders, weights_hash
 from wsibench.embedding.features import find_import, import_identity
 from wsibench.embedding.one_pass import Output, Ready, Task, devices, load_once, make_features
-from wsibench.embedding.weights import as_pinned, weights_hash
 
 FORMAT = 1
 STAGE = "embedding"
@@ -53,12 +51,7 @@ def made_by(study: Study, encoder: Encoder) -> dict[str, Any]:
     if encoder.loader == "import":
         return {"loader": encoder.loader}
     settings = {"tile_um": study.tiles.tile_um, "weights": _known_hash(study, encoder)}
-    return {**encoder.decides(), **settings, **_pixels(study, encoder)}
-
-
-def _pixels(study: Study, encoder: Encoder) -> dict[str, int]:
-    geometry = study.embedding.geometry
-    return {"input_px": encoder.input_px(geometry), "decoded_px": encoder.decoded_px(geometry)}
+    return encoder.decides(study.embedding.geometry) | settings
 
 
 def expected(study: Study) -> list[Artefact]:
@@ -172,7 +165,8 @@ def _tasks(study: Study, ready: list[Ready]) -> list[Task]:
 
 def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> Iterator[Task]:
     failed = {row.slide_id for row in read_failures(study.failures_csv) if row.stage in ("cohort", "tiling")}
-    sections = [{"encoder": each.encoder.decides(), **_pixels(study, each.encoder)} for each in ready]
+    geometry = study.embedding.geometry
+    sections = [{"encoder": each.encoder.decides(geometry)} for each in ready]
     # Streamed slides are tiled in the same pass: the keys of their tiles are known, the tiles do not exist yet.
     streamed = {task.slide_id: task for task in tiling.tasks(study)} if study.streamed else {}
     for slide, path in zip(slides["slide_id"], slides["path"], strict=True):
@@ -181,12 +175,8 @@ def _embedding_tasks(study: Study, slides: pd.DataFrame, ready: list[Ready]) -> 
         to_tile, tiles = streamed.get(slide), study.tiles_parquet(slide)
         key = to_tile.artefact.key if to_tile else key_at(tiles)
         outputs = tuple(_output(study, slide, *each, key) for each in zip(ready, sections, strict=True))
-        task = Task(slide, Path(path), outputs, tiles, study.embedding.geometry, study.limits.bad_tiles)
-        yield replace(task, tiling=to_tile, fetched=_fetched(study, task.path.name)) if to_tile else task
-
-
-def _fetched(study: Study, name: str) -> Callable[[], AbstractContextManager[Any]]:
-    return partial(fetch_slide, study, name)
+        task = Task(slide, Path(path), outputs, tiles, geometry, study.limits.bad_tiles)
+        yield replace(task, tiling=to_tile, fetched=partial(fetch_slide, study, task.path.name)) if to_tile else task
 
 
 def _import_task(study: Study, slide_id: str, ready: Ready) -> Task:

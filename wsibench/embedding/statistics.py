@@ -9,20 +9,20 @@ from scipy.spatial import cKDTree
 from skimage.color import hed_from_rgb
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Mean optical density (log10) below which a pixel is glass.
 GLASS = 0.06
-"""Mean optical density (log10) below which a pixel is glass."""
+# Optical density (log10) of each intensity.
 DENSITY = -np.log10(np.maximum(np.arange(256, dtype=np.float32) / 255, 1e-6))
-"""Optical density (log10) of each intensity."""
+# Maps optical densities of RGB to haematoxylin, eosin and DAB, as skimage's rgb2hed has them.
 HED = (hed_from_rgb.T / 6).astype(np.float32)
-"""Maps optical densities of RGB to haematoxylin, eosin and DAB, as skimage's rgb2hed has them."""
+# Maps optical densities of RGB to haematoxylin, eosin and the mean density.
 HED_MEAN = np.vstack([HED[:2], np.full((1, 3), 1 / 3, np.float32)])
-"""Maps optical densities of RGB to haematoxylin, eosin and the mean density."""
+# Minimum area of a nucleus in pixels (3 µm²).
 MIN_AREA = 12
-"""Minimum area of a nucleus in pixels (3 µm²)."""
+# Range of the inscribed radius of a lymphocyte's nucleus in pixels (2 to 4.5 µm across).
 SMALL_RADIUS = (2.0, 4.5)
-"""Range of the inscribed radius of a lymphocyte's nucleus in pixels (2 to 4.5 µm across)."""
+# Side of the window in which crowding is measured, in pixels of half the resolution (31 µm).
 NEIGHBOURHOOD = 31
-"""Side of the window in which crowding is measured, in pixels of half the resolution (31 µm)."""
 GREYS = 16
 GLCM_STEPS = (1, 4)
 LEVELS = np.arange(GREYS)

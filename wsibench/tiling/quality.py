@@ -11,25 +11,24 @@ import cv2
 import numpy as np
 import pandas as pd
 
+# µm/px at which sharpness is measured on every slide.
 SHARPNESS_MPP = 1.0
-"""µm/px at which sharpness is measured on every slide."""
+# Optical density in red above which a pixel at 8 µm/px is ink: no H&E stain reaches it, markers do.
 RED_BLOCKED = 0.7
-"""Optical density in red above which a pixel at 8 µm/px is ink: no H&E stain reaches it, markers do."""
+# Grey levels by which green exceeds red in blue and green ink; H&E absorbs green most.
 GREEN_OVER_RED = 5
-"""Grey levels by which green exceeds red in blue and green ink; H&E absorbs green most."""
+# Minimum optical density in blue, and its ratio to green's, of red ink; eosin hardly absorbs blue.
 BLUE_BLOCKED, BLUE_TO_GREEN = 0.75, 0.75
-"""Minimum optical density in blue, and its ratio to green's, of red ink; eosin hardly absorbs blue."""
+# Minimum optical density of a fold, relative to the slide's median tissue; a fold is two layers. The least specific of
+# these measures: thick keratin or crowded nuclei in pale tissue exceed it as well.
 FOLD_DENSITY = 1.6
-"""Minimum optical density of a fold, relative to the slide's median tissue; a fold is two layers.
-
-The least specific of these measures: thick keratin or crowded nuclei in pale tissue exceed it as well.
-"""
+# Maximum saturation, and minimum grey levels below glass, of a bubble's rim or dust.
 GREY_SATURATION, GREY_BELOW_GLASS = 25, 30
-"""Maximum saturation, and minimum grey levels below glass, of a bubble's rim or dust."""
+# Minimum saturation (of 255) of coloured ink.
 INKED = 15
-"""Minimum saturation (of 255) of coloured ink."""
 
 
+# Artefacts: the column measured, and the comparison with a limit that flags a tile; NaN is never flagged.
 FLAGS: dict[str, tuple[str, Callable[..., np.ndarray], float]] = {
     "pen": ("pen", operator.gt, 0.05),  # share under ink
     "blur": ("sharpness", operator.lt, 90.0),  # variance of the Laplacian of grey, at 1 µm/px
@@ -37,7 +36,6 @@ FLAGS: dict[str, tuple[str, Callable[..., np.ndarray], float]] = {
     "edge": ("edge", operator.gt, 0.10),  # share of glass that lies outside the tissue, lumens not counted
     "bubble": ("bubble", operator.gt, 0.10),  # share that is darker than glass and colourless
 }
-"""Artefacts: the column measured, and the comparison with a limit that flags a tile; NaN is never flagged."""
 
 
 def ink(thumbnail: np.ndarray) -> np.ndarray:

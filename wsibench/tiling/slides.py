@@ -15,17 +15,17 @@ import tifffile
 from wsibench.core import SlideError
 from wsibench.tiling.tiff_decoder import file_tiles
 
+# Relative tolerance: a level may be this much coarser than wanted, and pixels this much off square.
 MPP_TOLERANCE = 0.02
-"""Relative tolerance: a level may be this much coarser than wanted, and pixels this much off square."""
+# Plausible µm/px of level 0; anything else is a mistake in the file (72 dpi, mm for µm).
 MPP_RANGE = (0.05, 5.0)
-"""Plausible µm/px of level 0; anything else is a mistake in the file (72 dpi, mm for µm)."""
+# Default share of a slide's tiles that may be undecodable before the slide fails.
 MAX_BAD = 0.05
-"""Default share of a slide's tiles that may be undecodable before the slide fails."""
+# OpenSlide's names of formats in which a level is one TIFF page, without overlaps or gaps.
 PLAIN_TIFF = ("aperio", "generic-tiff")
-"""OpenSlide's names of formats in which a level is one TIFF page, without overlaps or gaps."""
 GIVE_MPP = "Add an `mpp` column to slides.csv (or tiles.slide_mpp in study.yaml), in µm/px of the full resolution."
+# Side of the blocks that a thumbnail is read in, to bound memory.
 BLOCK_PX = 2048
-"""Side of the blocks that a thumbnail is read in, to bound memory."""
 
 
 def open_slide(path: Path | str, mpp: float | None = None, *, assumed_mpp: float | None = None) -> "Slide":
@@ -128,10 +128,10 @@ class Resolution:
 
     level: int
     scale: int
+    # Level-0 pixels per pixel.
     downsample: float
-    """Level-0 pixels per pixel."""
+    # µm per pixel.
     mpp: float
-    """µm per pixel."""
 
 
 class Slide(AbstractContextManager["Slide"]):

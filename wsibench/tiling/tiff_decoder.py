@@ -18,20 +18,20 @@ import numpy as np
 import simplejpeg
 import tifffile
 
+# Size of the cache of decoded file tiles: about one row of a wide slide at full resolution.
 CACHE_BYTES = 128 << 20
-"""Size of the cache of decoded file tiles: about one row of a wide slide at full resolution."""
 JPEG, APERIO_JP2_RGB = 7, 33005
 RGB, YCBCR = 2, 6
+# Factors by which a JPEG decoder can reduce an image while decoding.
 JPEG_SCALES = (1, 2, 4, 8)
-"""Factors by which a JPEG decoder can reduce an image while decoding."""
 SOI, SOS, APP0, APP14, COM = 0xD8, 0xDA, 0xE0, 0xEE, 0xFE
 EOC = 0xD9
 
+# Function that decodes a file tile's bytes at 1 / scale.
 Decode = Callable[[bytes, int], np.ndarray]
-"""Function that decodes a file tile's bytes at 1 / scale."""
 Area = tuple[slice, slice]
+# Exceptions of simplejpeg and imagecodecs on damaged data.
 UNDECODABLE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
-"""Exceptions of simplejpeg and imagecodecs on damaged data."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Level:
 
     width: int
     height: int
+    # Width and height of a file tile.
     tile_px: tuple[int, int]
-    """Width and height of a file tile."""
     n_across: int
     offsets: np.ndarray
     n_bytes: np.ndarray
     decode: Decode
+    # Factors by which its tiles can be reduced while decoding.
     scales: tuple[int, ...]
-    """Factors by which its tiles can be reduced while decoding."""
 
     def box(self, index: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of a file tile."""
@@ -74,8 +74,8 @@ class FileTiles:
     def __init__(self, path: Path, levels: Sequence[Level]) -> None:
         self.levels = tuple(levels)
         self._file = os.open(path, os.O_RDONLY)
+        # Level, left, top, right and bottom (pixels of the level) of the undecodable file tiles met so far.
         self.damaged: set[tuple[int, int, int, int, int]] = set()
-        """Level, left, top, right and bottom (pixels of the level) of the undecodable file tiles met so far."""
         self._cache: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
 
     def close(self) -> None:

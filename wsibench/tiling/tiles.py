@@ -36,11 +36,11 @@ class TilingTask:
 
     slide_id: str
     path: Path
+    # µm per level-0 pixel that the sample table states.
     mpp: float | None
-    """µm per level-0 pixel that the sample table states."""
     settings: Tiles
+    # Seed of the random choice of tiles, of this slide alone.
     seed: int
-    """Seed of the random choice of tiles, of this slide alone."""
     max_bad: float
     artefact: Artefact
 

@@ -13,17 +13,15 @@ from wsibench.core import SlideError, parallel_map
 from wsibench.tiling import quality
 from wsibench.tiling.slides import MAX_BAD, Slide, check_damage, open_slide
 
+# µm/px of the thumbnail on which tissue is found.
 MASK_MPP = 8.0
-"""µm/px of the thumbnail on which tissue is found."""
+# Bounds (of 255) on Otsu's threshold of saturation, which splits even a blank or a full slide in two. Bare glass of any
+# tint lies below the lower bound, faint stroma above the upper one.
 SATURATION_RANGE = (15, 30)
-"""Bounds (of 255) on Otsu's threshold of saturation, which splits even a blank or a full slide in two.
-
-Bare glass of any tint lies below the lower bound, faint stroma above the upper one.
-"""
+# Maximum value (of 255) of a slide's black border or label.
 DARK = 40
-"""Maximum value (of 255) of a slide's black border or label."""
+# Pixels on the longer side of a thumbnail.
 LONGEST_PX = 450
-"""Pixels on the longer side of a thumbnail."""
 SMALLER = "Correct its mpp in slides.csv, lower tiles.tile_um in study.yaml, or drop the slide."
 
 
@@ -245,14 +243,14 @@ def _measure(slide: Slide, tiles: pd.DataFrame, tile_um: float, drop: Collection
 class Thumbnail:
     """Small picture of a slide."""
 
+    # uint8 (height, width, 3).
     image: np.ndarray
-    """uint8 (height, width, 3)."""
+    # µm per level-0 pixel.
     slide_mpp: float
-    """µm per level-0 pixel."""
+    # Width and height of the slide (µm).
     size_um: tuple[float, float]
-    """Width and height of the slide (µm)."""
+    # bool (height, width) at `tissue_mpp` µm/px.
     tissue: np.ndarray
-    """bool (height, width) at `tissue_mpp` µm/px."""
     tissue_mpp: float
 
     @property
