@@ -144,7 +144,16 @@ def test_repeated_pages_end_the_paging(session: requests.Session, monkeypatch: p
 @pytest.mark.parametrize(
     "change",
     [
-        *({"file_name": 5}, {"file_name": True}, {"file_size": "big"}, {"md5sum": 5}, {"cases": [5]}, {"cases": 5}),
+        *(
+            {"file_name": 5},
+            {"file_name": True},
+            {"file_size": "big"},
+            {"file_size": 10**25},
+            {"file_size": 10**400},
+            {"md5sum": 5},
+            {"cases": [5]},
+            {"cases": 5},
+        ),
         *({"associated_entities": [{}]}, {"cases": [{"samples": [{"portions": [None]}]}]}),
     ],
     ids=str,

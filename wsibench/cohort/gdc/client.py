@@ -356,10 +356,10 @@ def file_table(hits: list[dict[str, Any]]) -> pd.DataFrame:
         For an entry that lacks one of these, belongs to several aliquots, or names no allowed file name.
     """
     try:
-        rows = [_row(hit) for hit in hits]
+        table = pd.DataFrame(map(_row, hits), columns=["file_id", "file_name", "size", "md5", "barcode", "ffpe"])
+        return table.astype({"size": "int64"})
     except MALFORMED as error:
         raise _unexpected(error) from None
-    return pd.DataFrame(rows, columns=["file_id", "file_name", "size", "md5", "barcode", "ffpe"])
 
 
 def _row(hit: dict[str, Any]) -> tuple[str, str, int, str, str, bool]:
