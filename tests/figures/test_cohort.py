@@ -47,7 +47,7 @@ def test_feature_map_of_competitors_by_external_cohort():
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["test", "train"]
 
 
-@pytest.mark.parametrize(("board", "label"), [(TWO, "Loss of mean ρ on new sites"), (NINE, "prov-gigapath-slide")])
+@pytest.mark.parametrize(("board", "label"), [(TWO, "Difference between fold schemes"), (NINE, "prov-gigapath-slide")])
 def test_site_predictability(board, label):
     prints.assert_printable(figures.site_predictability(boards.sites(board), board), [label])
 

@@ -12,16 +12,38 @@ from wsibench import figures
 from wsibench.figures import genes
 
 
-def predicted(n=8):
+def expression():
+    """Measured expression of 80 patients, and predictions of 60 of them, each fold with an offset of its own."""
     rng = np.random.default_rng(0)
     var = pd.DataFrame(index=[f"GENE{i}" for i in range(10)])
     x = rng.normal(size=(80, 10)).astype(np.float32)
     benchmark = anndata.AnnData(x, pd.DataFrame(index=[f"P{i}" for i in range(80)]), var)
     predictions = benchmark[10:70].copy()  # patients of the test cohort
-    predictions.X = predictions.X * 0.5
-    rho = pd.Series(np.linspace(0.1, 0.55, 10), var.index)
+    fold, site = np.arange(60) % 5, [f"S{i % 15}" for i in range(60)]
+    predictions.obs = predictions.obs.assign(fold=fold, site=site)
+    predictions.X = predictions.X * 0.5 + 10 * fold[:, None]
+    predictions.layers["noise"] = rng.normal(0, 0.1, predictions.shape)
+    return predictions, benchmark
+
+
+def predicted(n=8):
+    rho = pd.Series(np.linspace(0.1, 0.55, 10), [f"GENE{i}" for i in range(10)])
     rho["GENE9"] = np.nan
-    return figures.predicted_measured(predictions, benchmark, rho, unit="z-score", label="uni, ridge", n=n)
+    return figures.predicted_measured(*expression(), rho, unit="z-score", label="uni, ridge", n=n)
+
+
+def lookup(scheme="preserved-site"):
+    predictions, benchmark = expression()
+    noisy = predictions.copy()
+    noisy.X = noisy.X + np.random.default_rng(1).normal(size=noisy.shape)
+    some = {("phikon", "ridge"): noisy, ("uni", "ridge"): predictions}
+    return figures.gene_lookup("GENE3", some, benchmark, BOARD, scheme=scheme, unit="z-score", draws=200)
+
+
+def level():
+    benchmark = anndata.AnnData(np.random.default_rng(0).normal(size=(40, 60)))
+    benchmark.var_names = SCORES["gene"].unique()
+    return figures.rho_by_expression(SCORES, benchmark, BOARD, unit="z-score")
 
 
 PLOTS = {
@@ -33,7 +55,9 @@ PLOTS = {
         lambda: figures.significant(boards.tested(NINE_SCORES), boards.permuted(NINE_SCORES), NINE),
         ["Preserved-site folds, 60 genes", "permutation null"],
     ),
-    "predicted": (predicted, ["GENE8, ρ = 0.50", "measured expression (z-score)"]),
+    "predicted": (predicted, ["GENE8, ρ = 0.50", "measured expression less the fold's mean (z-score)"]),
+    "lookup": (lookup, ["GENE3, preserved-site folds", "uni · ridge"]),
+    "level": (level, ["mean of the measured expression (z-score)"]),
 }
 
 
@@ -44,10 +68,25 @@ def test_printed_figure(name):
 
 
 def test_predictions_are_of_the_best_genes_and_of_the_patients_predicted():
-    data = predicted(n=3).data
+    fig = predicted(n=3)
+    data = fig.data
     assert list(dict.fromkeys(data["gene"])) == ["GENE8", "GENE7", "GENE6"]
     assert data["patient_id"].nunique() == 60
-    assert data["predicted"].to_numpy() == pytest.approx(data["measured"].to_numpy() * 0.5)
+    assert np.allclose(data["predicted"], data["measured"] * 0.5 + 10 * data["fold"], atol=1e-5)
+    # Less the mean of the fold, all lie on one line.
+    x, y = fig.axes[0].collections[0].get_offsets().T
+    assert np.allclose(y, x * 0.5, atol=1e-5)
+
+
+def test_lookup_has_the_scores_of_the_leaderboard_and_wider_intervals_for_few_sites():
+    table = lookup().data.set_index("encoder")
+    assert table.loc["uni", "rho"] == pytest.approx(0.999, abs=1e-3)  # |ρ| is clipped there
+    assert table.loc["phikon", "rho"] < 0.9
+    assert (table["ci_low"] <= table["rho"]).all()
+    assert table["ci_high"].max() <= 1
+    width = (table["ci_high"] - table["ci_low"])["phikon"]
+    patients = lookup("random-patient").data.set_index("encoder")
+    assert (patients["ci_high"] - patients["ci_low"])["phikon"] < width
 
 
 def test_lines_are_the_distributions_over_genes_and_labels_the_shares_of_the_table():

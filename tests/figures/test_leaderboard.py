@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import prints
 import pytest
-from boards import BOARD, MANY, MANY_SCORES, NINE, SCORES, TWO
+from boards import BOARD, MANY, MANY_SCORES, NINE, NINE_SCORES, SCORES, TWO, TWO_SCORES
 from matplotlib.collections import PolyCollection, QuadMesh
 
 from wsibench import figures
@@ -19,6 +19,10 @@ PLOTS = {
     "ranks, many": (lambda: figures.rank_frequencies(boards.rank_frequencies(MANY)), ["uni · MLP"]),
     "differences": (lambda: figures.differences(boards.differences(TWO)), ["uni · ridge", "phikon · MLP"]),
     "differences, many": (lambda: figures.differences(boards.differences(NINE)), ["Δ mean ρ"]),
+    "genes": (lambda: figures.gene_heatmap(SCORES, BOARD), ["uni · ridge", "size_0.8-0"]),
+    "genes, many": (lambda: figures.gene_heatmap(NINE_SCORES, NINE), ["prov-gigapath-slide · ridge"]),
+    "encoders": (lambda: figures.encoder_against_encoder(SCORES, BOARD), ["ρ, phikon · ridge"]),
+    "encoders, two": (lambda: figures.encoder_against_encoder(TWO_SCORES, TWO), ["ρ, phikon · MLP"]),
     "spread": (lambda: figures.spread(boards.spread(TWO), TWO), ["Splits (5)", "phikon · ridge"]),
     "spread, many": (lambda: figures.spread(boards.spread(NINE), NINE), ["Seeds (3)"]),
 }
@@ -95,6 +99,27 @@ def test_differences_have_the_same_colours_in_every_study():
     for factor in (1.0, 0.1):
         mesh = figures.differences(table.assign(delta=table["delta"] * factor)).axes[0].collections[0]
         assert mesh.get_clim() == (0, 0.1)
+
+
+def test_heat_map_has_the_best_genes_of_the_competitors():
+    data = figures.gene_heatmap(SCORES, BOARD, n=5).data
+    own = SCORES[(SCORES["scheme"] == "preserved-site") & SCORES["encoder"].isin(list(boards.ENCODERS))]
+    best = own.groupby("gene")["rho"].mean().nlargest(5)
+    assert set(data.columns) == {"encoder", "probe", "scheme", *best.index}
+    assert len(data) == len(BOARD[BOARD["scheme"] == "preserved-site"])
+
+
+def test_encoders_are_compared_with_the_first_one_by_their_best_probes():
+    fig = figures.encoder_against_encoder(SCORES, BOARD)
+    ranked = BOARD[(BOARD["scheme"] == "preserved-site") & BOARD["rank"].notna()].sort_values("rank")
+    first, *others = ranked.drop_duplicates("encoder").itertuples()
+    assert [ax.get_ylabel().split(" ")[1] for ax in fig.axes] == [row.encoder for row in others]
+    rho = SCORES[SCORES["scheme"] == "preserved-site"].pivot_table(
+        index="gene", columns=["encoder", "probe"], values="rho"
+    )
+    for row, ax in zip(others, fig.axes, strict=True):
+        below = (rho[first.encoder, first.probe] > rho[row.encoder, row.probe]).mean()
+        assert ax.get_title(loc="left") == f"{below:.0%} below the line".replace("%", " %")
 
 
 def test_spread_without_seeds_has_no_panel_for_them():

@@ -79,9 +79,13 @@ def test_attainable_scores_are_drawn_where_there_are_any():
     assert [x[0] for x in ticks] == [x[1] for x in ticks] == [0.3, 0.8, 0.5]
 
 
-def test_adjustments_show_the_share_that_remains():
+def test_adjustments_show_the_change_and_the_interval_where_there_is_one():
     board = BOARD[BOARD["probe"] == "ridge"]
-    fig = figures.adjusted(boards.adjusted(board), board)
-    shares = [set(prints.texts(ax)) for ax in fig.axes[:6]]
-    # Each takes a tenth; of the site's own mean ρ, which is about 0, there is no share.
-    assert shares == [{f"{left} %", "–"} for left in (90, 80, 70, 60, 50, 40)]
+    table = boards.adjusted(board)
+    fig = figures.adjusted(table, board)
+    texts = {float(text.replace("−", "-")) for text in prints.texts(fig.axes[0]) if text != "a"}
+    own = table[(table["scheme"] == "preserved-site") & (table["adjustment"] == "within subtype")]
+    assert texts == {round(value, 3) + 0.0 for value in own["mean_rho"] - own["unadjusted_rho"]}
+    with_ends = table.assign(ci_low=table["mean_rho"] - 0.05, ci_high=table["mean_rho"] + 0.05)
+    ends = [tuple(line.get_xdata()) for line in figures.adjusted(with_ends, board).axes[0].lines]
+    assert {(rho - 0.05, rho + 0.05) for rho in own["mean_rho"]} <= set(ends)

@@ -11,13 +11,17 @@ from .cohort import (
     site_predictability as site_predictability,
 )
 from .genes import (
+    gene_lookup as gene_lookup,
     predicted_measured as predicted_measured,
+    rho_by_expression as rho_by_expression,
     significant as significant,
     training_curves as training_curves,
 )
 from .leaderboard import (
     differences as differences,
+    encoder_against_encoder as encoder_against_encoder,
     forest as forest,
+    gene_heatmap as gene_heatmap,
     rank_frequencies as rank_frequencies,
     spread as spread,
     violins as violins,

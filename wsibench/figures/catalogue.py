@@ -34,7 +34,7 @@ from wsibench.figures.style import Figure
 P = ParamSpec("P")
 Keys = list[str] | None  # artefact keys; None where the study does not have the input
 
-FORMAT = 3
+FORMAT = 4
 # Modules of this folder that hold figures, in the order of the report.
 MODULES = ("leaderboard", "genes", "sets", "slides", "cohort")
 _ENTRIES: list["Entry"] = []
@@ -131,6 +131,21 @@ class Entry:
         return self.function(*(inputs[name] for name in self.inputs))
 
 
+def in_house_style(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Let a function draw in the house style, with lettered panels."""
+
+    @wraps(function)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with style.house_style():
+            fig = function(*args, **kwargs)
+            style.add_letters(fig)
+            # Ticks are made when first drawn, and take the settings of that moment.
+            fig.draw_without_rendering()
+        return fig
+
+    return draw
+
+
 def figure(
     title: str,
     caption: str,
@@ -161,14 +176,7 @@ def figure(
     """
 
     def decorate(function: Callable[P, Figure]) -> Callable[P, Figure]:
-        @wraps(function)
-        def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
-            with style.house_style():
-                fig = function(*args, **kwargs)
-                # Ticks are made when first drawn, and take the settings of that moment.
-                fig.draw_without_rendering()
-            return fig
-
+        draw = in_house_style(function)
         _ENTRIES.append(Entry(function.__name__, title, caption, draw, inputs, applies, arguments))
         return draw
 

@@ -164,20 +164,21 @@ def _components(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 @figure(
     "Site predictability",
-    "Left: balanced accuracy of predicting the site from the features, beside chance. Right: mean ρ by random-patient "
-    "folds less that by preserved-site folds. High in both panels: part of the score may be site recognition.",
+    "a: balanced accuracy of predicting the site from the features, beside chance. b: mean ρ by random-patient folds "
+    "less that by preserved-site folds. High in both panels: part of the score may be site recognition; but the folds "
+    "differ in their training patients, too.",
     "sites",
     "leaderboard",
 )
 def site_predictability(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
-    """Accuracy of predicting the site from the features, beside the loss of mean ρ on patients of new sites.
+    """Accuracy of predicting the site from the features, beside the difference of mean ρ between the fold schemes.
 
     Parameters
     ----------
     sites
         Table sites.csv: encoder, n_patients, n_sites, balanced_accuracy, ci_low, ci_high, chance, auroc.
     leaderboard
-        Table leaderboard.csv: the loss where the study has both fold schemes, and the controls.
+        Table leaderboard.csv: the difference where the study has both fold schemes, and the controls.
     """
     rows = Rows.of(sites.assign(probe=""), leaderboard)
     loss = _loss(leaderboard, set(sites["encoder"]))
@@ -205,7 +206,7 @@ def site_predictability(sites: pd.DataFrame, leaderboard: pd.DataFrame) -> Figur
     alt = f"Balanced accuracy of predicting the site from the features: {'; '.join(values)}."
     if probes:
         lost = loss.groupby("encoder", sort=False)["rho_lost"].mean().map(style.number).items()
-        alt += f" Loss of mean ρ on new sites: {', '.join(map(' '.join, lost))}."
+        alt += f" Mean ρ by random-patient less that by preserved-site folds: {', '.join(map(' '.join, lost))}."
     return style.describe(fig, alt, data)
 
 
@@ -224,4 +225,4 @@ def _draw_loss(ax: Axes, rows: Rows, loss: pd.DataFrame, probes: list[str]) -> N
         height = rows.heights[row.encoder, ""] + shifts[row.probe]
         rows.dot(ax, (row.encoder, ""), row.rho_lost, height, (0, row.rho_lost), marker=style.probe_marker(row.probe))
     ax.axvline(0, color=MUTED, lw=0.5)
-    ax.set(title="Loss of mean ρ on new sites", xlabel="mean ρ, random-patient less preserved-site folds")
+    ax.set(title="Difference between fold schemes", xlabel="mean ρ, random-patient less preserved-site folds")

@@ -1,6 +1,6 @@
 """Figures of single genes and of their fits: permutation null, predicted against measured expression, training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +8,20 @@ import pandas as pd
 
 from wsibench import ranking, regression
 from wsibench.figures import style
-from wsibench.figures.catalogue import Inputs, Keys, Source, figure
-from wsibench.figures.style import MUTED, PAGE_MM, PAIR, Axes, Figure, Pair, Rows, primary, probe_name, scheme_name
+from wsibench.figures.catalogue import Inputs, Keys, Source, figure, in_house_style
+from wsibench.figures.style import (
+    MUTED,
+    PAGE_MM,
+    PAIR,
+    Axes,
+    Figure,
+    Pair,
+    Rows,
+    pair_name,
+    primary,
+    probe_name,
+    scheme_name,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +53,6 @@ def _best_predictions(inputs: Inputs) -> dict[str, Any]:
         "rho": own.set_index("gene")["rho"],
         "label": f"{encoder}, {probe_name(probe)}, {scheme_name(inputs.scheme)}",
         "unit": UNITS[inputs.study.expression.unit],
-        "colour": style.palette([encoder])[encoder],
     }
 
 
@@ -126,29 +137,74 @@ def _null(permuted: Mapping[Pair, np.ndarray], rows: Rows) -> pd.DataFrame:
 
 
 @figure(
+    "ρ against the level and the variance of expression",
+    "One dot a gene, by the encoder and probe that head the leaderboard; line: median of each twentieth of the genes.",
+    "scores",
+    "benchmark",
+    "leaderboard",
+    arguments=lambda inputs: {
+        "scores": inputs["scores"],
+        "benchmark": inputs["benchmark"],
+        "leaderboard": inputs["leaderboard"],
+        "unit": UNITS[inputs.study.expression.unit],
+    },
+)
+def rho_by_expression(
+    scores: pd.DataFrame, benchmark: "AnnData", leaderboard: pd.DataFrame, *, unit: str = ""
+) -> Figure:
+    """Gene-wise ρ of the first encoder and probe against mean and standard deviation of the measured expression.
+
+    Parameters
+    ----------
+    scores
+        Table scores.parquet: scheme, encoder, probe, gene, rho (NaN where undefined).
+    benchmark
+        Measured expression, patients × genes.
+    leaderboard
+        Table leaderboard.csv.
+    unit
+        Unit of the expression, for the axes.
+    """
+    scheme, part = primary(scores.dropna(subset="rho"))
+    pair = style.in_order(leaderboard)[0]
+    rho = part[(part[PAIR] == list(pair)).all(axis=1)].set_index("gene")["rho"]
+    measured = benchmark[:, list(rho.index)].to_df()
+    data = pd.DataFrame({"mean": measured.mean(), "sd": measured.std(), "rho": rho})
+    fig = style.new_figure(PAGE_MM, 62)
+    axes, values = fig.subplots(1, 2, sharey=True), []
+    for ax, column in zip(axes, ("mean", "sd"), strict=True):
+        ax.plot(data[column], data["rho"], "o", color=style.palette([pair[0]])[pair[0]], ms=2, mew=0, alpha=0.4)
+        ax.lines[0].set_rasterized(True)
+        parts = data.groupby(pd.qcut(data[column], 20, duplicates="drop"), observed=True)[[column, "rho"]].median()
+        ax.plot(parts[column], parts["rho"], color=style.INK)
+        ax.axhline(0, color=MUTED, lw=0.5)
+        ax.set(xlabel=f"{column.replace('sd', 'SD')} of the measured expression ({unit})")
+        values.append(f"{column} {style.number(data[column].corr(data['rho'], 'spearman'), 2)}")
+    axes[0].set_ylabel("gene-wise Spearman ρ")
+    text = f"{pair_name(*pair)}, {scheme_name(scheme)}, {len(data):,} genes"
+    style.heading(fig, text)
+    alt = f"Gene-wise ρ against the expression of the gene, {text}; Spearman correlation with {' and '.join(values)}."
+    return style.describe(fig, alt, data.rename_axis("gene").reset_index())
+
+
+@figure(
     "Predicted against measured expression",
-    "Out-of-fold predictions of the eight genes with the highest ρ of the first encoder and probe of the leaderboard; "
-    "line: identity. Chosen for their ρ, these genes look better than they would in another cohort.",
+    "Out-of-fold predictions of the eight genes with the highest ρ of the first encoder and probe of the leaderboard, "
+    "less the mean of the fold, as ρ is taken within folds; colours: folds; line: identity. Chosen for their ρ, these "
+    "genes look better than they would in another cohort.",
     "scores",
     "benchmark",
     arguments=_best_predictions,
 )
 def predicted_measured(
-    predictions: "AnnData",
-    benchmark: "AnnData",
-    rho: pd.Series,
-    *,
-    label: str = "",
-    unit: str = "",
-    colour: str = MUTED,
-    n: int = 8,
+    predictions: "AnnData", benchmark: "AnnData", rho: pd.Series, *, label: str = "", unit: str = "", n: int = 8
 ) -> Figure:
-    """Out-of-fold predictions against measured expression, one panel a gene, one dot a patient.
+    """Out-of-fold predictions against measured expression, each less the mean of its fold: one panel a gene.
 
     Parameters
     ----------
     predictions
-        Out-of-fold predictions, patients × genes.
+        Out-of-fold predictions, patients × genes; the folds in the column ``fold`` of obs, one fold without it.
     benchmark
         Measured expression of these patients and genes, and perhaps of others.
     rho
@@ -157,35 +213,110 @@ def predicted_measured(
         Encoder, probe and scheme, for the heading.
     unit
         Unit of the expression, for the axes.
-    colour
-        Colour of the dots.
     n
         Number of genes.
     """
     rho = rho.dropna().sort_values(ascending=False, kind="stable").head(n)
-    predicted = predictions[:, list(rho.index)].to_df()
-    measured = benchmark[predicted.index, list(rho.index)].to_df()
     columns = min(len(rho), 4)
     n_rows = -(-len(rho) // columns)
     fig = style.new_figure(PAGE_MM, 10 + 46 * n_rows)
-    axes = fig.subplots(n_rows, columns, squeeze=False).ravel()
+    axes, frames = fig.subplots(n_rows, columns, squeeze=False).ravel(), []
     for ax, gene in zip(axes, rho.index, strict=False):
-        ax.plot(measured[gene], predicted[gene], "o", color=colour, ms=2, mew=0, alpha=0.5, rasterized=True)
-        low, high = ax.get_ylim()
-        ax.axline((low, low), slope=1, color=style.INK, lw=0.5, ls=(0, (3, 2)), zorder=0)
-        ax.set(title=f"{gene}, ρ = {rho[gene]:.2f}", xlim=ax.get_xlim(), ylim=(low, high))
-        ax.set_box_aspect(1)
+        frames.append(_scatter(ax, predictions[:, gene], benchmark[predictions.obs_names, gene]).assign(gene=gene))
+        ax.set(title=f"{gene}, ρ = {rho[gene]:.2f}", xlabel="", ylabel="")
     for ax in axes[len(rho) :]:
         ax.remove()
-    fig.supxlabel(f"measured expression ({unit})", fontsize=6)
-    fig.supylabel(f"predicted expression ({unit})", fontsize=6)
-    style.heading(fig, f"out-of-fold predictions by {label}, n = {len(predicted)} patients")
-    names = pd.MultiIndex.from_product([predicted.index, rho.index], names=["patient_id", "gene"])
-    values = {"measured": measured.to_numpy().ravel(), "predicted": predicted.to_numpy().ravel()}
-    data = pd.DataFrame(values, names).reset_index()
+    fig.supxlabel(f"measured expression less the fold's mean ({unit})", fontsize=6)
+    fig.supylabel(f"predicted expression less the fold's mean ({unit})", fontsize=6)
+    style.heading(fig, f"out-of-fold predictions by {label}, n = {predictions.n_obs} patients")
     scores = ", ".join(f"{gene} {value:.2f}" for gene, value in rho.items())
     alt = f"Scatter plots of predicted against measured expression by {label}, within-fold Spearman ρ: {scores}."
-    return style.describe(fig, alt, data)
+    return style.describe(fig, alt, pd.concat(frames).reset_index())
+
+
+def _scatter(ax: Axes, predictions: "AnnData", measured: "AnnData") -> pd.DataFrame:
+    """Draw one gene, each fold less its mean and in its colour, and return the values drawn from."""
+    import seaborn as sns
+
+    fold = predictions.obs["fold"] if "fold" in predictions.obs else pd.Series(0, predictions.obs_names)
+    values = {"measured": measured.to_df().iloc[:, 0], "predicted": predictions.to_df().iloc[:, 0]}
+    frame = pd.DataFrame(values).rename_axis("patient_id")
+    centred = frame - frame.groupby(fold.to_numpy()).transform("mean")
+    colours = [style.OTHER_COLOURS[i % len(style.OTHER_COLOURS)] for i in range(fold.nunique())]
+    look = {"palette": colours, "s": 5, "linewidth": 0, "alpha": 0.7, "legend": False}
+    sns.scatterplot(centred, x="measured", y="predicted", hue=fold.to_numpy(), ax=ax, rasterized=True, **look)
+    ax.axline((0, 0), slope=1, color=style.INK, lw=0.5, ls=(0, (3, 2)), zorder=0)
+    ax.set_box_aspect(1)
+    return frame.assign(fold=fold.to_numpy())
+
+
+@in_house_style
+def gene_lookup(
+    gene: str,
+    predictions: Mapping[Pair, "AnnData"],
+    benchmark: "AnnData",
+    leaderboard: pd.DataFrame,
+    *,
+    scheme: str,
+    unit: str = "",
+    draws: int = 2000,
+) -> Figure:
+    """ρ of one gene for every encoder and probe with its 95 % interval, and the predictions of the first of them.
+
+    The intervals are exploratory: their coverage was measured for means over genes, not for single genes.
+
+    Parameters
+    ----------
+    gene
+        Name of the gene.
+    predictions
+        Out-of-fold predictions by encoder and probe, of one scheme: fold and site in obs, layer noise.
+    benchmark
+        Measured expression of these patients and genes, and perhaps of others.
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    scheme
+        Fold scheme of the predictions: patients are drawn in random-patient folds, else whole sites.
+    unit
+        Unit of the expression, for the axes.
+    draws
+        Number of bootstrap draws.
+    """
+    rows = Rows.of(pd.DataFrame(list(predictions), columns=PAIR), leaderboard)
+    some = [predictions[pair][:, gene] for pair in rows.pairs]
+    measured = benchmark[some[0].obs_names, gene]
+    table = pd.DataFrame(rows.pairs, columns=PAIR).assign(gene=gene, **_gene_scores(some, measured, scheme, draws))
+    fig = style.new_figure(PAGE_MM, max(62, 20 + rows.pitch_mm * len(rows.pairs)))
+    left, right = fig.subplots(1, 2, width_ratios=[3, 2])
+    rows.set_axes([left])
+    left.axvline(0, color=MUTED, lw=0.5)
+    texts = {}
+    for row in table.itertuples():
+        pair, ends = (row.encoder, row.probe), (row.ci_low, row.ci_high)
+        texts[pair] = style.interval(row.rho, *ends, digits=2)
+        rows.dot(left, pair, row.rho, rows.heights[pair], ends)
+        style.remark(left, texts[pair], rows.heights[pair])
+    left.set(title=f"{gene}, {scheme_name(scheme)}", xlabel="Spearman ρ within folds (exploratory 95 % interval)")
+    _scatter(right, some[0], measured)
+    right.set(title=pair_name(*rows.pairs[0]), xlabel=f"measured less the fold's mean ({unit})")
+    right.set_ylabel(f"predicted less the fold's mean ({unit})")
+    style.legend(fig, rows.row_legend())
+    alt = f"ρ of {gene} with exploratory 95 % intervals by {scheme_name(scheme)}: {rows.spell(texts)}."
+    return style.describe(fig, alt, table)
+
+
+def _gene_scores(
+    predictions: Sequence["AnnData"], measured: "AnnData", scheme: str, draws: int
+) -> dict[str, np.ndarray]:
+    """ρ of one gene with its interval, by the same draws as the means of the leaderboard."""
+    obs, y = predictions[0].obs, measured.X
+    fold, site = obs["fold"].to_numpy(), obs["site"].to_numpy(str)
+    rho = np.array([regression.fold_spearman(y, each.X, fold).mean() for each in predictions])
+    values, noise = [each.X for each in predictions], [each.layers["noise"] for each in predictions]
+    sites = site if scheme != "random-patient" and len(np.unique(site)) > 1 and (site != "").all() else None
+    drawn = ranking.mean_draws(y, values, noise, fold, rho, np.ones((1, 1), bool), sites=sites, draws=draws)
+    low, high = np.clip([ranking.central_interval(each[0]) for each in drawn], -1, 1).T
+    return {"rho": rho[:, 0], "ci_low": low, "ci_high": high}
 
 
 @figure(

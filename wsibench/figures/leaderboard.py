@@ -240,6 +240,102 @@ def violins(scores: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
 
 
 @figure(
+    "Best genes",
+    "Gene-wise ρ of the 60 genes with the highest mean ρ over all competitors, clustered. Chosen for their ρ, these "
+    "genes look better than they would in another cohort.",
+    "scores",
+    "leaderboard",
+)
+def gene_heatmap(scores: pd.DataFrame, leaderboard: pd.DataFrame, *, n: int = 60) -> Figure:
+    """Matrix of gene-wise ρ: encoder and probe × the genes with the highest mean ρ, in the order of a clustering.
+
+    Parameters
+    ----------
+    scores
+        Table scores.parquet: scheme, encoder, probe, gene, rho (NaN where undefined).
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    n
+        Number of genes.
+    """
+    import seaborn as sns
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    scheme, part = primary(scores)
+    rows = Rows.of(part, leaderboard)
+    table = part.pivot_table(index=PAIR, columns="gene", values="rho", observed=True).reindex(rows.pairs)
+    table = table[table[: rows.n_ranked].mean().nlargest(n).index]
+    if table.shape[1] > 1:
+        table = table.iloc[:, leaves_list(linkage(table.fillna(0).T, "average", optimal_ordering=True))]
+    fig = style.new_figure(PAGE_MM, 26 + rows.pitch_mm * len(rows.pairs))
+    ax = fig.subplots()
+    bar = {"label": "gene-wise ρ", "pad": 0.01, "aspect": 12}
+    look = {
+        "cmap": "vlag",
+        "vmin": -1,
+        "vmax": 1,
+        "yticklabels": [pair_name(*pair) for pair in rows.pairs],
+    }
+    sns.heatmap(table, ax=ax, xticklabels=True, cbar_kws=bar, **look)
+    ax.axhline(rows.n_ranked, color="white", lw=2)
+    ax.set(title=style.sentence_case(scheme_name(scheme)), xlabel="", ylabel="")
+    ax.tick_params(axis="x", rotation=90, labelsize=5, length=0)
+    ax.tick_params(axis="y", rotation=0, length=0)
+    texts = table.mean(axis=1).map(style.number)
+    alt = (
+        f"Heat map of ρ of the {table.shape[1]} genes that are predicted best, by {scheme_name(scheme)}; mean of them: "
+    )
+    return style.describe(fig, f"{alt}{rows.spell(texts)}.", table.reset_index().assign(scheme=scheme))
+
+
+@figure(
+    "Encoder against encoder",
+    "Gene-wise ρ by the first encoder of the leaderboard (x) and by each other competitor (y), each with its best "
+    "probe; one dot a gene; line: identity. In the titles, the share of genes that the first predicts better.",
+    "scores",
+    "leaderboard",
+    applies=lambda inputs: len(style.competitors(inputs["leaderboard"])) > 1,
+)
+def encoder_against_encoder(scores: pd.DataFrame, leaderboard: pd.DataFrame, *, n: int = 8) -> Figure:
+    """Gene-wise ρ by the first encoder against that by the others, one panel each.
+
+    Parameters
+    ----------
+    scores
+        Table scores.parquet: scheme, encoder, probe, gene, rho (NaN where undefined).
+    leaderboard
+        Table leaderboard.csv, for the order and the controls.
+    n
+        Number of panels, at most.
+    """
+    scheme, part = primary(scores)
+    rows = Rows.of(part, leaderboard, most=0)
+    first, *others = rows.pairs[: min(n + 1, rows.n_ranked)]
+    table = part.pivot_table(index="gene", columns=PAIR, values="rho", observed=True)
+    columns = min(4, len(others))
+    n_rows = -(-len(others) // columns)
+    fig = style.new_figure(PAGE_MM, 8 + 48 * n_rows)
+    axes = fig.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    values = {}
+    for ax, pair in zip(axes, others, strict=False):
+        look = {"color": rows.colours[pair[0]], "ms": 2, "mew": 0, "alpha": 0.4, "rasterized": True}
+        ax.plot(table[first], table[pair], "o", **look)
+        ax.axline((0, 0), slope=1, color=style.INK, lw=0.5)
+        values[pair] = style.percent((table[first] > table[pair])[table[pair].notna()].mean())
+        ax.set(
+            title=f"{values[pair]} below the line",
+            xlabel=f"ρ, {pair_name(*first)}",
+            ylabel=f"ρ, {pair_name(*pair)}",
+            box_aspect=1,
+        )
+    for ax in axes[len(others) :]:
+        ax.remove()
+    alt = f"Gene-wise ρ by {scheme_name(scheme)} of {pair_name(*first)} against others; it predicts better than "
+    data = table[[first, *others]].set_axis([pair_name(*pair) for pair in (first, *others)], axis=1).reset_index()
+    return style.describe(fig, f"{alt}{rows.spell(values)} of the genes.", data.assign(scheme=scheme))
+
+
+@figure(
     "Sources of variation of the score",
     "SD of the mean ρ over bootstrap draws of patients, over random divisions into folds, and over seeds of the probe. "
     "A dash: there was only one.",

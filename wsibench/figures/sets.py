@@ -14,7 +14,6 @@ MAX_PAIRS = 12  # pairs of encoder and probe beyond which only each encoder's be
 ITEMS_MM, LINE_MM = 128, 2.6  # height of all items on a page, and of a line of an item's name
 NAME_WIDTH = 26  # letters of an item's name before it is broken
 MAX_ROWS = 36  # pairs of encoder and probe in all panels of a figure beyond which only each encoder's best is drawn
-MIN_RHO = 0.05  # mean ρ below which a share of it is meaningless
 MAX_ABREAST = 7  # panels beside each other
 MEASURES = {"spearman": "Spearman ρ", "auroc": "AUROC"}
 
@@ -231,7 +230,7 @@ def planted_signals(groups: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
 @figure(
     "Adjustment for covariates",
     "Mean ρ (marker) after adjustment for subtype, purity or other covariates, beside mean ρ of the same patients and "
-    "genes before it (bar), and the share that remains.",
+    "genes before it (bar); right of the panel the change.",
     "adjusted",
     "leaderboard",
     applies=lambda inputs: (inputs["adjusted"]["adjustment"] != "none").any(),
@@ -242,8 +241,8 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table
-        Table adjusted.csv: scheme, encoder, probe, adjustment, n_patients, n_genes, mean_rho, and unadjusted_rho of
-        the same patients and genes; the adjustment ``none`` is not drawn.
+        Table adjusted.csv: scheme, encoder, probe, adjustment, n_patients, n_genes, mean_rho with ci_low and ci_high
+        where there is an interval, and unadjusted_rho of the same patients and genes; ``none`` is not drawn.
     leaderboard
         Table leaderboard.csv, for the order and the controls.
     """
@@ -260,7 +259,7 @@ def adjusted(table: pd.DataFrame, leaderboard: pd.DataFrame) -> Figure:
         rows.set_axes(axes)
         for ax, kind in zip(axes, line, strict=False):
             _draw_adjustment(ax, rows, by.loc[kind])
-            ax.set(title=f"{kind}\n(n = {n_patients[kind]:,})", xlabel="mean ρ (share)")
+            ax.set(title=f"{kind}\n(n = {n_patients[kind]:,})", xlabel="mean ρ")
             ax.margins(x=0.08)
             ax.axvline(0, color=style.MUTED, lw=0.5)
         for ax in axes[len(line) :]:
@@ -279,8 +278,9 @@ def _draw_adjustment(ax: Axes, rows: Rows, own: pd.DataFrame) -> None:
     for pair, height in rows.heights.items():
         if pair not in own.index or np.isnan(own.loc[pair, "mean_rho"]):
             continue
-        before, after = own.loc[pair, "unadjusted_rho"], own.loc[pair, "mean_rho"]
-        ax.plot([before, after], [height, height], color=rows.colours[pair[0]], lw=0.8, alpha=0.6)
-        ax.plot(before, height, "|", color=rows.colours[pair[0]], ms=5, mew=1)
-        rows.dot(ax, pair, after, height)
-        style.remark(ax, style.percent(after / before) if before >= MIN_RHO else "–", height)
+        row = own.loc[pair]
+        ends = [row[name] for name in ("ci_low", "ci_high") if name in row]
+        ax.plot(row["unadjusted_rho"], height, "|", color=rows.colours[pair[0]], ms=5, mew=1)
+        rows.dot(ax, pair, row["mean_rho"], height, ends)
+        change = style.number(row["mean_rho"] - row["unadjusted_rho"])
+        style.remark(ax, change if change.startswith("−") else f"+{change}", height)

@@ -1,6 +1,7 @@
 """House style: sizes, colours, names and legends, and rows of encoder and probe in the order of the leaderboard."""
 
 import hashlib
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,6 +160,15 @@ def new_figure(width_mm: float, height_mm: float) -> Figure:
 def heading(fig: Figure, text: str) -> None:
     """Write a heading over all panels."""
     fig.suptitle(sentence_case(text), x=0.02, ha="left", fontsize=6.5)
+
+
+def add_letters(fig: Figure) -> None:
+    """Letter the panels (axes but colour bars), where there are several: a, b, c."""
+    panels = [ax for ax in fig.axes if ax.get_title(loc="left") or ax.get_xlabel()]
+    place = {"xytext": (-6, 4), "textcoords": "offset points", "fontsize": 7, "fontweight": "bold", "ha": "right"}
+    for letter, ax in zip(string.ascii_lowercase, panels, strict=False):
+        if len(panels) > 1:
+            ax.annotate(letter, (0, 1), xycoords="axes fraction", **place)
 
 
 def handle(label: str, **style: Any) -> Artist:
