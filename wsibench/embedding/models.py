@@ -320,7 +320,7 @@ def _timm(encoder: Encoder, folder: Path) -> torch.nn.Module:
         states = [load_state_dict(str(file), weights_only=True) for file in weight_files(encoder, folder)]
         if sum(map(len, states)) > len(set().union(*states)):
             raise ValueError("several files hold the same weights; name one of them as `file` in the record")
-        state = {k: v for state in states for k, v in state.items() if not _ignored(encoder, k)}
+        state = {k: v for state in states for k, v in state.items() if not k.startswith(encoder.ignored)}
         if encoder.ordered:
             state = dict(zip(module.state_dict(), state.values(), strict=True))
         wrong = module.load_state_dict(state, strict=False)
@@ -355,7 +355,7 @@ def _transformers(encoder: Encoder, folder: Path) -> torch.nn.Module:
         logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
-    unexpected = [key for key in info["unexpected_keys"] if not _ignored(encoder, key)]
+    unexpected = [key for key in info["unexpected_keys"] if not key.startswith(encoder.ignored)]
     _check_keys(encoder, folder, [*info["missing_keys"], *map(str, info["mismatched_keys"])], unexpected)
     return module
 
@@ -373,10 +373,6 @@ def layer_kwargs(encoder: Encoder) -> dict[str, Any]:
 
     modules = {"mlp_layer": layers, "act_layer": torch.nn}
     return {key: getattr(modules[key], value) if key in modules else value for key, value in encoder.kwargs.items()}
-
-
-def _ignored(encoder: Encoder, key: str) -> bool:
-    return key.startswith(encoder.ignored)
 
 
 def _unreadable(encoder: Encoder, path: Path, error: Exception) -> WeightsError:

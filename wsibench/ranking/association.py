@@ -277,7 +277,19 @@ def adjusted_rows(
 def adjustments(
     predictions: Predictions, rho: np.ndarray, sets: list[GeneSet], covariates: pd.DataFrame
 ) -> Iterator[Adjustment]:
-    """Compute ρ under every adjustment that the data allow; parameters as of `adjusted_rows`."""
+    """Compute ρ under every adjustment that the data allow.
+
+    Parameters
+    ----------
+    predictions
+        Out-of-fold predictions of all fits of a scheme.
+    rho
+        Their ρ, (fits, genes).
+    sets
+        Gene sets; the score of the immune set is a covariate, for the genes outside it.
+    covariates
+        Covariates, one row a patient and one column each.
+    """
     everyone, every_gene = np.ones(len(predictions.obs), bool), np.ones(rho.shape[1], bool)
     yield Adjustment("none", rho, everyone, every_gene)
     subtypes = predictions.obs["subtype"].to_numpy(str)

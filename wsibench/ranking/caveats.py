@@ -1,4 +1,4 @@
-"""What to know beside the leaderboard: the headline, warnings, and how well sites are predicted from the features.
+"""Remarks beside the leaderboard: the headline, warnings, and how well sites are predicted from the features.
 
 `coverage.csv` holds the measured coverage of the intervals in simulated cohorts (``benchmarks/validity.py``,
 docs/validity.md); a warning cites the cohort of that table that is next smaller than the study's own.
