@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from wsibench import assembly, cohort, embedding, tiling
+from wsibench import assembly, cohort, embedding, ranking, regression, tiling
 from wsibench.core import Study, writing
 from wsibench.embedding import write_features
 
@@ -63,6 +63,14 @@ def assembled(folder: Path, **sections) -> Study:
     study = load(folder, **sections)
     cohort.build(study)
     assembly.assemble(study)
+    return study
+
+
+def ranked(folder: Path, **sections) -> Study:
+    """Assemble, fit and rank a study of features tables."""
+    study = assembled(folder, **sections)
+    regression.regress(study)
+    ranking.rank(study)
     return study
 
 

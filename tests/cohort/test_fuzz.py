@@ -71,7 +71,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(value[key])
 
 
-def refused_or_read(read: Callable[[], object], what: object) -> None:
+def assert_refused_or_read(read: Callable[[], object], what: object) -> None:
     message = ""
     try:
         read()
@@ -93,7 +93,7 @@ def test_sample_tables(tmp_path, kind):
     columns = {"patient_id": "case", "subtype": "pam50"} if kind == "patients" else {}
     for _ in range(1500):
         path.write_bytes(damaged((SLIDES if kind == "slides" else PATIENTS).encode(), rng))
-        refused_or_read(lambda: read_sample_table(path, kind, columns), path.read_bytes())
+        assert_refused_or_read(lambda: read_sample_table(path, kind, columns), path.read_bytes())
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
@@ -107,16 +107,16 @@ def test_expression_tables(tmp_path, suffix):
     }[suffix]
     for _ in range(1000):
         path.write_bytes(damaged(whole, rng))
-        refused_or_read(lambda: read_expression_table(path, ["007", "008", "009"]), path.read_bytes())
+        assert_refused_or_read(lambda: read_expression_table(path, ["007", "008", "009"]), path.read_bytes())
 
 
 def test_clinical_tables(tmp_path):
     rng, path = random.Random(2), tmp_path / "clinical.tsv"
     for _ in range(1000):
         path.write_bytes(damaged(CLINICAL.encode(), rng))
-        refused_or_read(lambda: read_tcga_clinical(path), path.read_bytes())
+        assert_refused_or_read(lambda: read_tcga_clinical(path), path.read_bytes())
         path.write_bytes(damaged(b"patient_id,age\n007,61\n008,40\n", rng))
-        refused_or_read(lambda: read_clinical(path), path.read_bytes())
+        assert_refused_or_read(lambda: read_clinical(path), path.read_bytes())
 
 
 def test_star_counts(tmp_path):
@@ -124,7 +124,7 @@ def test_star_counts(tmp_path):
     whole = star_tsv(GENES, np.array([5, 0, 2]), np.array([0.5, 0, 2.25]))
     for _ in range(500):
         path.write_bytes(damaged(whole, rng))
-        refused_or_read(lambda: tables.read_star({"P1": path}), path.read_bytes())
+        assert_refused_or_read(lambda: tables.read_star({"P1": path}), path.read_bytes())
 
 
 @pytest.mark.parametrize("name", ["demo", "tcga-brca"])
@@ -134,7 +134,7 @@ def test_studies(data_root, name):
     path.parent.mkdir()
     for _ in range(700):
         path.write_bytes(damaged(whole, rng))
-        refused_or_read(lambda: Study.load("own"), path.read_bytes())
+        assert_refused_or_read(lambda: Study.load("own"), path.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_answers_of_the_gdc(answer):
                 container.pop(key, None) if isinstance(container, dict) else container.pop(key)
             else:
                 container[key] = rng.choice(VALUES)
-        refused_or_read(read, changed)
+        assert_refused_or_read(read, changed)
 
 
 @pytest.mark.parametrize("name", ["gdc.json", "gdc.json.gz"])
@@ -183,4 +183,4 @@ def test_snapshots(tmp_path, answer, name):
 
     for _ in range(1500):
         path.write_bytes(damaged(whole, rng))
-        refused_or_read(read, path.read_bytes())
+        assert_refused_or_read(read, path.read_bytes())

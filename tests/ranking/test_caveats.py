@@ -110,11 +110,6 @@ def test_sites_that_cannot_be_predicted_are_explained():
     ]
 
 
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
-
-
 LABEL = np.repeat(["A", "B", "C", "D"], [40, 30, 20, 10])
 
 

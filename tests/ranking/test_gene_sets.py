@@ -11,17 +11,6 @@ from wsibench.regression import regress
 GOOD, NULL = [f"G{i}" for i in range(trials.GENES)], [f"G{i}" for i in range(2 * trials.GENES, 3 * trials.GENES)]
 
 
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
-
-
-@pytest.fixture
-def folder(data_root):
-    trials.write_tables(data_root / "trial")
-    return data_root / "trial"
-
-
 def declared(folder, sets):
     """Gene sets of a study that declares `sets`."""
     study = trials.load(folder, ranking={"bootstrap": 100, "gene_sets": sets})

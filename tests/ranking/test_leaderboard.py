@@ -6,7 +6,7 @@ import pytest
 import trials
 import yaml
 
-from wsibench.core import CHECKOUT, CohortError, NotReady, Study, StudyError
+from wsibench.core import CHECKOUT, CohortError, NotReady, Study
 from wsibench.ranking import expected, headline, predictions, rank, read, read_null
 from wsibench.ranking.caveats import describe_best
 from wsibench.ranking.tables import TABLES
@@ -18,18 +18,6 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    """Workers of their own would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
-
-
-@pytest.fixture
-def folder(data_root):
-    trials.write_tables(data_root / "trial")
-    return data_root / "trial"
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """One study, ranked, for tests that only look."""
@@ -38,14 +26,7 @@ def study(tmp_path_factory):
         patch.setenv("WSIBENCH_DATA", str(root))
         patch.setenv("WSIBENCH_WORKERS", "0")
         trials.write_tables(root / "trial")
-        yield ranked(root / "trial")
-
-
-def ranked(folder, **sections):
-    study = trials.assembled(folder, **sections)
-    regress(study)
-    rank(study)
-    return study
+        yield trials.ranked(root / "trial")
 
 
 def test_the_better_encoder_leads_and_controls_carry_no_rank(study):
@@ -116,12 +97,12 @@ def test_free_permutation_leaves_no_score_to_the_site(study):
 
 
 def test_without_free_permutations_there_is_no_such_null(folder):
-    study = ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 4}})
+    study = trials.ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 4}})
     assert set(read(study, "null")["kind"]) == {"within-site"}
 
 
 def test_permutations_fitted_together_are_those_fitted_one_by_one(folder, monkeypatch):
-    study = ranked(folder)
+    study = trials.ranked(folder)
     fit = fits(study)[0]
     together = read_null(study, fit)
     study.null_parquet(fit.scheme, fit.encoder, fit.probe).unlink()
@@ -131,7 +112,7 @@ def test_permutations_fitted_together_are_those_fitted_one_by_one(folder, monkey
 
 
 def test_nothing_is_due_after_a_run_and_the_ranking_alone_after_another_rope(folder):
-    study = ranked(folder)
+    study = trials.ranked(folder)
     assert not any(artefact.due() for artefact in expected(study))
     board = study.leaderboard_csv.read_bytes()
     rank(study)
@@ -149,7 +130,7 @@ def test_gene_constant_in_a_fold_is_left_out_for_all_and_listed(folder):
     adata = anndata.read_h5ad(folder / "rna.h5ad")
     adata.X[1:, 3] = 0
     adata.write_h5ad(folder / "rna.h5ad")
-    study = ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 2}})
+    study = trials.ranked(folder, ranking={"bootstrap": 100, "permutations": {"ridge": 2}})
     assert read(study, "excluded_genes")["gene"].tolist() == ["G3"] * 2
     assert (read(study, "leaderboard")["n_genes"] == 35).all()
     assert "G3" not in set(pd.read_parquet(study.scores_parquet)["gene"])
@@ -161,7 +142,7 @@ def test_constant_predictions_score_zero_and_are_counted(folder):
     rows[rows.columns[1:]] = 0.0
     rows.iloc[0, 1:] = 1.0
     rows.to_csv(folder / "poor.csv", index=False)
-    board = read(ranked(folder), "leaderboard").set_index(["scheme", "encoder"])
+    board = read(trials.ranked(folder), "leaderboard").set_index(["scheme", "encoder"])
     for scheme in ("preserved-site", "random-patient"):
         assert board.loc[(scheme, "poor"), "n_undefined"] == 36
         assert abs(board.loc[(scheme, "poor"), "mean_rho"]) < 0.05
@@ -169,7 +150,7 @@ def test_constant_predictions_score_zero_and_are_counted(folder):
 
 
 def test_one_gene_and_one_encoder(folder):
-    study = ranked(
+    study = trials.ranked(
         folder,
         features={"good": {"table": "good.csv"}},
         controls=[],
@@ -185,14 +166,14 @@ def test_one_gene_and_one_encoder(folder):
 
 
 def test_controls_alone_give_a_board_without_ranks(folder):
-    board = read(ranked(folder, features={}, controls=["site"]), "leaderboard")
+    board = read(trials.ranked(folder, features={}, controls=["site"]), "leaderboard")
     assert board["rank"].isna().all()
     assert np.isfinite(board["mean_rho"]).all()
 
 
 def test_few_sites_give_scores_but_no_ranking(data_root):
     trials.write_tables(data_root / "few", n=30, sites=5)
-    study = ranked(data_root / "few", ranking={"bootstrap": 100, "permutations": {}})
+    study = trials.ranked(data_root / "few", ranking={"bootstrap": 100, "permutations": {}})
     board = read(study, "leaderboard")
     assert np.isfinite(board[["mean_rho", "ci_low", "ci_high", "median_rho"]]).all(axis=None)
     by_site = board["scheme"] == "preserved-site"
@@ -209,7 +190,7 @@ def test_few_sites_give_scores_but_no_ranking(data_root):
 def test_folds_of_three_patients_are_one_clear_error(data_root):
     trials.write_tables(data_root / "few", n=9, sites=3)
     with pytest.raises(CohortError, match="no fold has more than 3 of the 9 patients"):
-        ranked(data_root / "few")
+        trials.ranked(data_root / "few")
 
 
 def test_without_targets_their_table_is_empty(study):
@@ -253,7 +234,7 @@ def test_rank_without_exposed_encoders(folder):
         "poor": {"table": "poor.csv"},
         "noise": {"table": "noise.csv"},
     }
-    study = ranked(folder, features=tables, ranking={"bootstrap": 100, "permutations": {}})
+    study = trials.ranked(folder, features=tables, ranking={"bootstrap": 100, "permutations": {}})
     table = read(study, "exposure").set_index(["scheme", "encoder"]).loc["preserved-site"]
     assert table["rank"].to_dict() == {"good": 1, "poor": 2, "noise": 3}
     assert table["rank_unexposed"].fillna(0).to_dict() == {"good": 0, "poor": 1, "noise": 2}
@@ -261,7 +242,7 @@ def test_rank_without_exposed_encoders(folder):
 
 
 def test_an_encoder_is_ranked_by_its_mean_over_shared_probes(folder):
-    study = ranked(folder, probes=["ridge", "pca-ridge"], ranking={"bootstrap": 100, "permutations": {}})
+    study = trials.ranked(folder, probes=["ridge", "pca-ridge"], ranking={"bootstrap": 100, "permutations": {}})
     board, encoders = read(study, "leaderboard"), read(study, "encoders")
     assert encoders["encoder"].tolist() == ["good", "poor"] * 2
     assert (encoders["n_probes"] == 2).all()
@@ -305,7 +286,7 @@ def test_adjusted_for_subtype_and_purity_where_they_are_known(folder):
     purity = pd.DataFrame({"patient_id": patients["patient_id"], "purity": np.linspace(0.2, 0.9, 60)})
     purity.iloc[:40].to_csv(folder / "purity.csv", index=False)
     given = {"covariates": "purity.csv", "given": ["purity"]}
-    table = read(ranked(folder, ranking={"bootstrap": 100, "permutations": {}, **given}), "adjusted")
+    table = read(trials.ranked(folder, ranking={"bootstrap": 100, "permutations": {}, **given}), "adjusted")
     assert {"within subtype", "given subtype", "given purity"} <= set(table["adjustment"])
     assert (table.loc[table["adjustment"] == "given purity", "n_patients"] == 40).all()
     assert np.isfinite(table[["mean_rho", "median_rho", "unadjusted_rho"]]).all(axis=None)
@@ -355,85 +336,6 @@ def test_another_cohort_and_other_features_need_another_study_yaml_and_no_code(d
     assert (board.loc[board["encoder"] != "mine", "mean_rho"].abs() < 0.2).all()
     scores = pd.read_parquet(study.scores_parquet).query("encoder == 'mine'")
     assert (scores.groupby("gene")["rho"].max() > 0.5).to_dict() == dict.fromkeys("ABCD", True) | {"E": False}
-
-
-def test_encoders_of_complementary_features_are_better_together(folder):
-    z, rng = trials.latent(60), np.random.default_rng(5)
-    ids = pd.Index([f"P{i:03d}" for i in range(60)], name="patient_id")
-    for name, columns in (("first", [0]), ("others", [1, 2])):
-        x = z[:, columns] @ rng.normal(size=(len(columns), 6)) + 0.5 * rng.normal(size=(60, 6))
-        pd.DataFrame(x, ids).to_csv(folder / f"{name}.csv")
-    tables = {"first": {"table": "first.csv", "tcga": "no"}, "others": {"table": "others.csv"}}
-    permuted = {"bootstrap": 100, "permutations": {"ridge": 4}}
-    study = ranked(folder, features=tables, fusion=["first", "others"], ranking=permuted)
-    groups = read(study, "groups").query("group == 'good'").set_index(["scheme", "encoder"])["mean_rho"]
-    board = read(study, "leaderboard").set_index(["scheme", "encoder"])
-    for scheme in study.folds.schemes:
-        assert groups[scheme, "fusion"] > max(groups[scheme, "first"], groups[scheme, "others"]) + 0.05
-        assert board.loc[(scheme, "fusion"), "rank"] == 1
-        assert board.loc[(scheme, "fusion"), "tcga"] == "unknown"
-    permutations = read(study, "measures").set_index("encoder")["permutations"]
-    assert (permutations["fusion"] == 0).all()
-    assert (permutations["first"] == 4).all()
-    fused = [study.predictions_h5ad(scheme, "fusion", "ridge") for scheme in study.folds.schemes]
-    study = trials.assembled(folder, features=tables | {"good": {"table": "good.csv"}}, fusion=["first", "others"])
-    assert not any(artefact.due() for artefact in expected(study) if artefact.path in fused)
-    study = trials.assembled(folder, features=tables | {"good": {"table": "good.csv"}}, fusion=["first", "good"])
-    assert all(artefact.due() for artefact in expected(study) if artefact.path in fused)
-
-
-@pytest.mark.parametrize(
-    ("fusion", "message"),
-    [
-        (["good"], "at least two"),
-        (["good", "good"], "at least two"),
-        (["good", "pooor"], "pooor"),
-        (["good", "site"], "site"),
-    ],
-)
-def test_a_fusion_that_cannot_be_made_is_refused_by_name(folder, fusion, message):
-    with pytest.raises(StudyError, match=f"fusion.*{message}"):
-        trials.load(folder, fusion=fusion)
-
-
-def test_the_name_of_the_fusion_is_reserved(folder):
-    with pytest.raises(StudyError, match="fusion"):
-        trials.load(folder, features={"fusion": {"table": "good.csv"}})
-
-
-def test_splits_vary_and_ridge_has_no_seeds(folder):
-    folds, settings = {"n": 3, "seed": 5, "repeats": 3}, {"bootstrap": 100, "permutations": {}}
-    study = ranked(folder, folds=folds, ranking=settings)
-    board, spread = read(study, "leaderboard"), read(study, "spread")
-    both = spread.merge(board, on=["scheme", "encoder", "probe"], suffixes=("", "_board"))
-    assert len(both) == len(board)
-    encoders, controls = both[~both["control"]], both[both["control"]]
-    assert (encoders["n_splits"] == 3).all()
-    assert (controls["n_splits"] == 1).all()
-    np.testing.assert_allclose(controls["mean_rho"], controls["mean_rho_board"], atol=1e-6)
-    assert encoders["sd_splits"].between(1e-4, 0.1).all()
-    assert encoders["sd_patients"].gt(0).all()
-    assert (encoders["mean_rho"] - encoders["mean_rho_board"]).abs().max() < 0.1
-    assert (spread["n_seeds"] == 1).all()
-    assert spread["sd_seeds"].isna().all()
-
-
-def test_seeds_of_a_network_are_scored_one_by_one(folder):
-    study = trials.with_tiles(
-        folder,
-        encoders=["colour"],
-        controls=[],
-        probes=["abmil"],
-        folds={"n": 2, "schemes": ["random-patient"]},
-        abmil={"seeds": 2, "epochs": 4},
-        ranking={"bootstrap": 100, "permutations": {}},
-    )
-    regress(study)
-    rank(study)
-    spread = read(study, "spread")
-    assert spread["n_seeds"].tolist() == [2]
-    assert np.isfinite(spread["sd_seeds"]).all()
-    assert spread["sd_splits"].isna().all()
 
 
 def test_another_content_of_the_covariates_is_another_ranking(folder):

@@ -184,12 +184,6 @@ def ranked(study):
     return study
 
 
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    """Worker processes would spend the test on starting."""
-    monkeypatch.setenv("WSIBENCH_WORKERS", "0")
-
-
 @pytest.fixture
 def folder(data_root):
     return data_root / "trial"

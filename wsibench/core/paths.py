@@ -1,6 +1,7 @@
 """Paths of a study's files."""
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ class Paths:
     warnings_csv = _Below("warnings.csv")  # warnings about the leaderboard
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Name of the study, and of its folders."""
-        raise NotImplementedError
 
     @property
     def root(self) -> Path:
