@@ -43,6 +43,7 @@ ENCODER_COLOURS = {
 OTHER_COLOURS = ("#882255", "#44AA99", "#332288", "#CC6677", "#117733", "#AA4499", "#88CCEE", "#661100")
 
 # From simple to complex.
+MAX_LETTERS = 8  # panels of a larger gallery are small, and named by their titles
 PROBE_NAMES = {"ridge": "ridge", "pca-ridge": "PCA ridge", "mlp": "MLP", "abmil": "attention MIL"}
 PROBE_MARKERS = {"ridge": "o", "pca-ridge": "^", "mlp": "X", "abmil": "s"}
 SCHEME_NAMES = {
@@ -163,11 +164,11 @@ def heading(fig: Figure, text: str) -> None:
 
 
 def add_letters(fig: Figure) -> None:
-    """Letter the panels (axes but colour bars), where there are several: a, b, c."""
+    """Letter the panels (axes but colour bars), where there are two to `MAX_LETTERS`: a, b, c."""
     panels = [ax for ax in fig.axes if ax.get_title(loc="left") or ax.get_xlabel()]
     place = {"xytext": (-6, 4), "textcoords": "offset points", "fontsize": 7, "fontweight": "bold", "ha": "right"}
     for letter, ax in zip(string.ascii_lowercase, panels, strict=False):
-        if len(panels) > 1:
+        if 1 < len(panels) <= MAX_LETTERS:
             ax.annotate(letter, (0, 1), xycoords="axes fraction", **place)
 
 
